@@ -1,0 +1,3 @@
+//! Text in, values or problems out.
+
+pub mod model;

@@ -1,0 +1,32 @@
+//! tidegate: a layer-4 TCP load balancer with hot backup and automatic recovery.
+//!
+//! # The map
+//!
+//! Folders are layers; imports only go down. `tests/architecture.rs` holds the table.
+//!
+//! ```text
+//!    people               cli                     commands of the binary
+//!                          │
+//!                       process                   composition root: threads, signals, stop
+//!                          │
+//!    bytes ──►           proxy                    data path
+//!                          │
+//!                        state                    Snapshot · Pool · Rotation · Backend
+//!                          │
+//!         config        balance                   PURE: no I/O, no clock, no randomness
+//!
+//!                         net                     sockets and bytes; knows no pool and no policy
+//! ```
+//!
+//! # Reading order
+//!
+//! `proxy/connection.rs` is the life of a connection in one straight line; each of its lines is a
+//! module. `balance/mod.rs` says what a strategy is, `config/model.rs` what can be configured.
+
+pub mod balance;
+pub mod cli;
+pub mod config;
+pub mod net;
+pub mod process;
+pub mod proxy;
+pub mod state;

@@ -1,0 +1,3 @@
+//! The binary: arguments → library → exit code. Nothing else.
+
+fn main() {}
