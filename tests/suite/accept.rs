@@ -13,7 +13,7 @@ fn out_of_descriptors_it_pauses_without_spinning_and_resumes() {
     let backend = TestBackend::echo();
     let proxy = Proxy::before(&backend);
     // Room for ten connections.
-    proxy.limit_descriptors(proxy.limit_leaving(20));
+    proxy.leave_descriptors(20);
     let mut clients: Vec<_> = (0..60).map(|_| proxy.client()).collect();
     clients.iter().for_each(|client| client.send("x"));
     eventually(Duration::from_secs(3), "some are served", || backend.accepted() >= 9);
@@ -33,7 +33,7 @@ fn out_of_descriptors_it_pauses_without_spinning_and_resumes() {
     let before = backend.accepted();
     drop(served.into_iter().next());
     eventually(Duration::from_secs(1) + SLACK, "it resumes", || backend.accepted() > before);
-    proxy.limit_descriptors(proxy.limit_leaving(1000));
+    proxy.leave_all_descriptors();
     eventually(Duration::from_secs(1) + SLACK, "all that wait are served", || {
         clients.retain(|client| !has_answer(client));
         clients.is_empty()
@@ -136,10 +136,7 @@ fn long_connections_are_spread_over_the_threads() {
 fn the_limit_of_descriptors_is_raised_at_start() {
     let backend = TestBackend::echo();
     let proxy = Setup::to([backend.address()]).descriptors(64, 512).start();
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", proxy.pid())).unwrap();
-    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
-    let numbers: Vec<_> = files.split_whitespace().skip(3).take(2).collect();
-    assert_eq!(numbers, ["512", "512"]);
+    assert_eq!(procfs::descriptor_limits(proxy.pid()), (512, 512));
     let clients: Vec<_> = (0..60).map(|_| proxy.client()).collect();
     clients.iter().for_each(|client| client.expect_echo("x"));
 }

@@ -13,14 +13,14 @@ fn without_descriptors_for_a_backend_the_client_is_told_at_once() {
     let early = proxy.client();
     early.expect_echo("early");
     // One more descriptor is enough for a client and too little for its backend.
-    let before = proxy.limit_descriptors(proxy.limit_leaving(1));
+    proxy.leave_descriptors(1);
     for _ in 0..3 {
         let time = proxy.client().time_to_end(End::Reset);
         assert!(time < ms(100) + SLACK, "took {time:?}");
     }
     early.expect_echo("not affected");
     proxy.expect_ends(&["local_error"; 3]);
-    proxy.limit_descriptors(before);
+    proxy.leave_all_descriptors();
     proxy.client().expect_echo("and all is well again");
 }
 

@@ -87,7 +87,7 @@ fn without_descriptors_for_pipes_bulk_goes_on_by_copying() {
         return;
     }
     // Room for the connection's two sockets and nothing else.
-    proxy.limit_descriptors(proxy.limit_leaving(2));
+    proxy.leave_descriptors(2);
     let exchange = Exchange { seed: 3, up: 8 * MIB, down: 24 * MIB };
     exchange.run_as_client(&proxy.client());
     backend.expect_finished();

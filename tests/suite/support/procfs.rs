@@ -71,6 +71,14 @@ pub(crate) fn cpu_time(pid: u32) -> Duration {
     thread_times(pid).values().sum()
 }
 
+/// The soft and the hard limit of open descriptors of a process.
+pub(crate) fn descriptor_limits(pid: u32) -> (u64, u64) {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let mut numbers = line.split_whitespace().skip(3).map(|word| word.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
 /// Resident memory of a process, in bytes.
 pub(crate) fn resident(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

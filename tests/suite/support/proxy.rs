@@ -201,18 +201,24 @@ impl Proxy {
         kill_process(self.kernel_pid(), signal).expect("a process that runs");
     }
 
-    /// Sets its limit of open descriptors so that `count` more can be opened, and gives back what
-    /// it was. `None` puts `old` back.
-    pub(crate) fn limit_descriptors(&self, limit: Rlimit) -> Rlimit {
-        prlimit(Some(self.kernel_pid()), Resource::Nofile, limit).expect("a process of ours")
-    }
-
-    /// The limit under which exactly `count` more descriptors can be opened.
-    pub(crate) fn limit_leaving(&self, count: usize) -> Rlimit {
+    /// Leaves room for `count` more descriptors, whatever holes there are among the open ones.
+    pub(crate) fn leave_descriptors(&self, count: usize) {
         let open = procfs::descriptors(self.pid());
         let free = (0..).filter(|number| !open.contains_key(number));
-        let limit = u64::from(free.take(count + 1).last().unwrap());
-        Rlimit { current: Some(limit), maximum: None }
+        let limit = free.take(count + 1).last().unwrap();
+        self.limit_descriptors(limit.into());
+    }
+
+    /// Lets it open as many descriptors again as it may.
+    pub(crate) fn leave_all_descriptors(&self) {
+        self.limit_descriptors(procfs::descriptor_limits(self.pid()).1);
+    }
+
+    fn limit_descriptors(&self, soft: u64) {
+        // The hard limit stays: without privileges it could not be raised again.
+        let hard = procfs::descriptor_limits(self.pid()).1;
+        let limit = Rlimit { current: Some(soft), maximum: Some(hard) };
+        prlimit(Some(self.kernel_pid()), Resource::Nofile, limit).expect("a process of ours");
     }
 
     /// Waits for its end.
