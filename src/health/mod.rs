@@ -1,0 +1,27 @@
+//! Is this backend fit: a clock-free state machine, and what it is fed with.
+//!
+//! [`Health`] is the state of one backend on three axes: the operator's word, active checks, passive
+//! ejection. [`Health::step`] takes an [`Event`] and says what the state is then; it does nothing
+//! itself. Time is an argument ([`Tick`]), randomness a draw (`u64`), so every run can be repeated.
+//!
+//! Reading order: `change.rs` (the words), `machine.rs` (the axes and their precedence), `outlier.rs`
+//! (how long, and how many), `schedule.rs` (when to check, and whether a result may be judged),
+//! `held.rs` and `saved.rs` (what survives a reload and a restart). The tables are in
+//! `docs/health.md`.
+
+mod change;
+mod held;
+mod machine;
+mod outlier;
+mod saved;
+mod schedule;
+
+pub use change::{Cause, Change, Evidence, State, Trouble, Turn};
+pub use held::Held;
+pub use machine::{Ejection, Event, Health, Operator, Policy, Restored, Step, Verdict};
+pub use outlier::{FORGET_AFTER, Outlier, PoolView, ejection_time, is_due, may_eject};
+pub use saved::{STALE_AFTER, Saved, SavedBackend, SavedError, SavedPool};
+pub use schedule::{Answer, Checking, Due, Fire, Judged, Pace, Timing, first, judge, next, ranks};
+
+/// Milliseconds since the process started.
+pub type Tick = u64;

@@ -1,0 +1,191 @@
+//! What survives a restart: one versioned value, and the rules for believing it.
+//!
+//! Times are milliseconds since the Unix epoch, because ticks end with their process. A backend is
+//! known again by pool, name and address together: at another address it is another backend.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::held::Held;
+use super::machine::{Ejection, Health, Operator, Restored, Verdict};
+use super::{State, Tick};
+
+/// What marks a state file as ours.
+const FORMAT: &str = "tidegate-state";
+
+/// The version that is written, and the only one that is read.
+const VERSION: u32 = 1;
+
+/// Age in milliseconds over which a state file is no longer believed: one day.
+pub const STALE_AFTER: u64 = 24 * 3_600_000;
+
+/// The health, the active roles and the operators' words of all pools.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    format: String,
+    version: u32,
+    /// When it was saved, in milliseconds since the Unix epoch.
+    pub saved_at: u64,
+    /// By name.
+    pub pools: BTreeMap<String, SavedPool>,
+}
+
+/// One pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedPool {
+    /// The name of the backend with the active role, in a hot standby.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<String>,
+    /// Whether an operator gave it the role, so that it does not fail back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_pinned: bool,
+    /// The priority in use, in a pool of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<u32>,
+    /// By name.
+    pub backends: BTreeMap<String, SavedBackend>,
+}
+
+/// One backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedBackend {
+    /// Where it is, as displayed.
+    pub address: String,
+    /// What people saw; for readers of the file, the rest follows from the other fields.
+    pub state: State,
+    /// When that state began.
+    pub since: u64,
+    /// The verdict of its checks, where it was checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// When its ejection ends, or ended where the trial is still to come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ejected_until: Option<u64>,
+    /// Ejections in a row.
+    pub ejections: u32,
+    /// The operator's word and the file's.
+    pub operator: Held<Operator>,
+    /// The operator's weight and the file's.
+    pub weight: Held<u32>,
+}
+
+/// Why a state file is not believed.
+#[derive(Debug, Error)]
+pub enum SavedError {
+    /// It is no JSON, or lacks what it must have.
+    #[error("not readable: {0}")]
+    Unreadable(#[from] serde_json::Error),
+    /// It is something else's file.
+    #[error("not a state file of tidegate")]
+    Foreign,
+    /// Another version wrote it.
+    #[error("version {found} of the format, expected {VERSION}")]
+    Version {
+        /// The version it says.
+        found: u64,
+    },
+    /// It is too old.
+    #[error("saved {} hours ago, believed for {} at most", age / 3_600_000, STALE_AFTER / 3_600_000)]
+    Stale {
+        /// Its age in milliseconds.
+        age: u64,
+    },
+}
+
+impl Saved {
+    /// A state to be filled with pools, saved `now`, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn new(now: u64) -> Self {
+        Self { format: FORMAT.into(), version: VERSION, saved_at: now, pools: BTreeMap::new() }
+    }
+
+    /// Reads what [`to_text`](Self::to_text) wrote. `now` is in milliseconds since the Unix epoch; a
+    /// file from the future, as a clock that was set back makes it, counts as new.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not to be believed; the caller says so and begins without.
+    pub fn read(text: &str, now: u64) -> Result<Self, SavedError> {
+        let value: serde_json::Value = serde_json::from_str(text)?;
+        if value.get("format").and_then(|format| format.as_str()) != Some(FORMAT) {
+            return Err(SavedError::Foreign);
+        }
+        let found = value.get("version").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        if found != u64::from(VERSION) {
+            return Err(SavedError::Version { found });
+        }
+        let saved: Self = serde_json::from_value(value)?;
+        let age = now.saturating_sub(saved.saved_at);
+        if age > STALE_AFTER { Err(SavedError::Stale { age }) } else { Ok(saved) }
+    }
+
+    /// The text of a state file.
+    ///
+    /// # Errors
+    ///
+    /// None that is known; the serializer's, if it has one.
+    pub fn to_text(&self) -> Result<String, SavedError> {
+        Ok(serde_json::to_string_pretty(self)?)
+    }
+
+    /// What is known of the backend of this pool, name and address.
+    #[must_use]
+    pub fn backend(&self, pool: &str, name: &str, address: &str) -> Option<&SavedBackend> {
+        let backend = self.pools.get(pool)?.backends.get(name)?;
+        (backend.address == address).then_some(backend)
+    }
+
+    /// The name of the backend that had the active role of `pool`, if it is still where it was:
+    /// `address_of` gives the address that a name has now.
+    #[must_use]
+    pub fn active(&self, pool: &str, address_of: impl Fn(&str) -> Option<String>) -> Option<&str> {
+        let name = self.pools.get(pool)?.active.as_deref()?;
+        self.backend(pool, name, &address_of(name)?).map(|_| name)
+    }
+}
+
+impl SavedBackend {
+    /// What is to be saved of a backend. `at` and `now` are the same moment, as a tick and in
+    /// milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn new(
+        address: String,
+        health: &Health,
+        held: (Held<Operator>, Held<u32>),
+        (at, now): (Tick, u64),
+    ) -> Self {
+        let ejected_until = match health.ejection() {
+            Ejection::None => None,
+            Ejection::Trial(_) => Some(now),
+            Ejection::Until(until) => Some(now.saturating_add(until.saturating_sub(at))),
+        };
+        Self {
+            address,
+            state: health.state(),
+            since: now.saturating_sub(health.age(at)),
+            verdict: health.verdict(),
+            ejected_until,
+            ejections: health.ejections(at),
+            operator: held.0,
+            weight: held.1,
+        }
+    }
+
+    /// What is known of the backend from before, as a [`Health`] takes it. `at` and `now` are the
+    /// same moment, as a tick and in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn restored(&self, (at, now): (Tick, u64)) -> Restored {
+        let left = |until: u64| at.saturating_add(until.saturating_sub(now));
+        Restored {
+            verdict: self.verdict,
+            ejected_until: self.ejected_until.map(left),
+            ejections: self.ejections,
+            carried: now.saturating_sub(self.since),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
