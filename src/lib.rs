@@ -26,6 +26,7 @@
 pub mod balance;
 pub mod cli;
 pub mod config;
+pub mod failover;
 pub mod health;
 pub mod log;
 pub mod net;

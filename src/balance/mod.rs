@@ -7,6 +7,7 @@
 //!
 //! Reading order: this file, `first_available.rs` (the shortest), `round_robin.rs`.
 
+pub mod candidates;
 mod first_available;
 mod hot_standby;
 mod least_connections;

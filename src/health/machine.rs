@@ -53,6 +53,23 @@ pub enum Ejection {
     Trial(u64),
 }
 
+/// When something began: a tick, and how long it had lasted before this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Since {
+    tick: Tick,
+    carried: Tick,
+}
+
+impl Since {
+    fn now(at: Tick) -> Self {
+        Self { tick: at, carried: 0 }
+    }
+
+    fn age(self, at: Tick) -> Tick {
+        at.saturating_sub(self.tick).saturating_add(self.carried)
+    }
+}
+
 /// The axis of active checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Checked {
@@ -148,11 +165,11 @@ pub struct Health {
     epoch: u64,
     /// No verdict since the process started or the backend was added.
     is_initial: bool,
-    since: Tick,
-    /// How long it was in this state before this process.
-    carried: Tick,
+    /// When the state began.
+    since: Since,
     reason: Evidence,
-    returned: Option<Tick>,
+    /// When it last came back to usability.
+    returned: Option<Since>,
     /// When the last ejection ended.
     readmitted: Tick,
 }
@@ -166,8 +183,10 @@ pub struct Restored {
     pub ejected_until: Option<Tick>,
     /// Ejections in a row.
     pub ejections: u32,
-    /// How long it was in its state.
-    pub carried: Tick,
+    /// How long it has been in its state.
+    pub age: Tick,
+    /// How long ago it came back to usability, if it was ever away.
+    pub back_for: Option<Tick>,
 }
 
 impl Health {
@@ -183,8 +202,7 @@ impl Health {
             trial: 0,
             epoch: 0,
             is_initial: policy.checks.is_some(),
-            since: at,
-            carried: 0,
+            since: Since::now(at),
             reason: Evidence::Start,
             returned: None,
             readmitted: 0,
@@ -196,7 +214,8 @@ impl Health {
     #[must_use]
     pub fn restored(known: &Restored, operator: Operator, at: Tick, policy: &Policy) -> Self {
         let mut health = Self::new(operator, at, policy);
-        health.carried = known.carried;
+        health.since.carried = known.age;
+        health.returned = known.back_for.map(|carried| Since { tick: at, carried });
         health.reason = Evidence::Restored;
         if operator == Operator::Disabled {
             return health;
@@ -386,9 +405,9 @@ impl Health {
         let turn = change::turn(from, to);
         let is_back = to == State::Healthy && from == State::Unknown && before.returned.is_some();
         if turn == Some(change::Turn::Reinstated) || is_back {
-            self.returned = Some(at);
+            self.returned = Some(Since::now(at));
         }
-        (self.since, self.carried) = (at, 0);
+        self.since = Since::now(at);
         self.reason = evidence.clone();
         Some(Change { from, to, turn, cause, evidence, is_initial, first_sign })
     }
@@ -460,16 +479,10 @@ impl Health {
         if is_forgotten { 0 } else { self.ejections }
     }
 
-    /// When the present state began, in this process.
-    #[must_use]
-    pub fn since(&self) -> Tick {
-        self.since
-    }
-
-    /// How long the present state has lasted, a time before this process included.
+    /// How long the present state has lasted, in milliseconds, a time before this process included.
     #[must_use]
     pub fn age(&self, at: Tick) -> Tick {
-        at.saturating_sub(self.since).saturating_add(self.carried)
+        self.since.age(at)
     }
 
     /// Why the present state is what it is.
@@ -478,10 +491,11 @@ impl Health {
         &self.reason
     }
 
-    /// When the backend last returned to usability, for slow start; `None` if it was never away.
+    /// How long ago the backend came back to usability, in milliseconds, for slow start; `None` if
+    /// it was never away.
     #[must_use]
-    pub fn returned(&self) -> Option<Tick> {
-        self.returned
+    pub fn back_for(&self, at: Tick) -> Option<Tick> {
+        self.returned.map(|returned| returned.age(at))
     }
 }
 

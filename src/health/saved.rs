@@ -65,6 +65,9 @@ pub struct SavedBackend {
     pub ejected_until: Option<u64>,
     /// Ejections in a row.
     pub ejections: u32,
+    /// When it last came back to usability.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returned: Option<u64>,
     /// The operator's word and the file's.
     pub operator: Held<Operator>,
     /// The operator's weight and the file's.
@@ -168,6 +171,7 @@ impl SavedBackend {
             verdict: health.verdict(),
             ejected_until,
             ejections: health.ejections(at),
+            returned: health.back_for(at).map(|age| now.saturating_sub(age)),
             operator: held.0,
             weight: held.1,
         }
@@ -182,7 +186,8 @@ impl SavedBackend {
             verdict: self.verdict,
             ejected_until: self.ejected_until.map(left),
             ejections: self.ejections,
-            carried: now.saturating_sub(self.since),
+            age: now.saturating_sub(self.since),
+            back_for: self.returned.map(|returned| now.saturating_sub(returned)),
         }
     }
 }

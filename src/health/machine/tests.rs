@@ -437,16 +437,16 @@ fn checks_are_fast_while_a_change_is_under_way() {
 fn slow_start_counts_from_a_return_never_from_the_start() {
     let mut bench = Bench::new(BOTH);
     bench.check("P");
-    assert_eq!(bench.health.returned(), None);
+    assert_eq!(bench.health.back_for(9), None);
     bench.check("FFFPP");
-    assert_eq!(bench.health.returned(), Some(6));
+    assert_eq!(bench.health.back_for(9), Some(3));
     bench.told(Enabled);
-    assert_eq!(bench.health.returned(), Some(6), "enabling twice does not begin it anew");
+    assert_eq!(bench.health.back_for(9), Some(3), "enabling twice does not begin it anew");
     bench.told(Disabled);
     bench.told(Enabled);
     bench.at = 100;
     bench.check("P");
-    assert_eq!(bench.health.returned(), Some(101), "from the first pass, not from the word");
+    assert_eq!(bench.health.back_for(101), Some(0), "from the first pass, not from the word");
 }
 
 #[test]

@@ -93,6 +93,14 @@ fn who_was_disabled_starts_afresh_when_enabled() {
     assert_eq!(fed(back, &[Event::Operator(Operator::Enabled)], 8).state(), State::Unknown);
 }
 
+#[test]
+fn slow_start_goes_on_where_it_was() {
+    let new = Health::new(Operator::Enabled, 0, &POLICY);
+    let word = |operator| Event::Operator(operator);
+    let back = fed(new, &[word(Operator::Draining), word(Operator::Enabled)], 4000);
+    assert_eq!(again(&back, 500).back_for(7), Some(1500));
+}
+
 fn file() -> Saved {
     let mut saved_state = Saved::new(NOW);
     let backend = saved(&Health::new(Operator::Draining, 0, &POLICY), 5000);
