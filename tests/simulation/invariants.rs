@@ -1,0 +1,426 @@
+//! What must hold after each step, whatever happened.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tidegate::failover::{Action, Cause, Failback, Fitness, Id, MoveError, Role, Standby, Switch};
+use tidegate::health::{
+    self, Change, Checking, Evidence, Operator, Outlier, State, Tick, Turn,
+};
+
+use crate::controller::Told;
+use crate::naive::{Counts, Unix};
+use crate::world::World;
+
+/// What the invariants remember from step to step.
+#[derive(Default)]
+pub struct Watch {
+    /// The highest identity given so far.
+    pub highest: Id,
+    /// What the changes that were told add up to.
+    counts: BTreeMap<Id, Counts>,
+    /// Start of the last check of each backend.
+    last_check: BTreeMap<Id, Tick>,
+    /// Share at the last look, of those in slow start: since when, weight, parts in a thousand.
+    shares: BTreeMap<Id, (Unix, u32, u64)>,
+    /// Those whose actions before traffic failed, while they have not been away.
+    failed_hooks: BTreeSet<Id>,
+    /// For whom actions run.
+    prepared: Option<(Id, u64)>,
+    /// Whether the actions for the one prepared have just succeeded.
+    hook_ok: bool,
+    last: Option<Id>,
+    is_pinned: bool,
+    was_up: Option<bool>,
+    /// Who was out when the process ended, and who was active.
+    before_restart: (Vec<Id>, Option<Id>),
+    pub takeovers: u64,
+    pub actions: u64,
+}
+
+impl Watch {
+    /// All that can be seen of the world after a step.
+    pub fn look(world: &mut World) {
+        each_backend(world);
+        if world.controller.role.is_some() {
+            hot_standby(world);
+        } else {
+            rotation(world);
+        }
+        nobody_wrong_in_rotation(world);
+        slow_start(world);
+        if world.watch.last.is_none() {
+            world.watch.last = world.controller.role.as_ref().and_then(|role| role.active());
+        }
+    }
+
+    /// Checks of one backend never come in a burst.
+    pub fn check_starts(&mut self, id: Id, now: Tick, policy: &Checking) {
+        if let Some(last) = self.last_check.insert(id, now) {
+            assert!(now > last, "two checks of {id} at {now}");
+            let _ = policy;
+        }
+    }
+
+    /// An ejection has just begun: was it allowed?
+    pub fn ejected(world: &World, id: Id, policy: &Outlier) {
+        let (mut all, mut out, mut usable) = (0_u32, 0_u32, 0_u32);
+        for node in &world.controller.nodes {
+            let naive = &world.outside[&node.id].naive;
+            if node.weight.value() == 0 || is_out(naive.state) {
+                continue;
+            }
+            all += 1;
+            out += u32::from(naive.ejected.is_some());
+            usable += u32::from(naive.is_usable());
+        }
+        if is_out(world.outside[&id].naive.state) {
+            return;
+        }
+        let percent = policy.max_ejected_percent;
+        assert!(percent > 0, "{id} ejected though none may be");
+        if percent < 100 {
+            assert!(usable > 0, "{id} ejected, the last usable one");
+            assert!(out == 1 || out * 100 <= percent * all, "{out} of {all} ejected, {percent}%");
+        }
+    }
+
+    pub fn hook_ends(&mut self, serial: u64, is_ok: bool, _now: Tick) {
+        let Some((id, prepared)) = self.prepared else { return };
+        if serial != prepared {
+            return;
+        }
+        if is_ok {
+            self.hook_ok = true;
+        } else {
+            self.prepared = None;
+            self.failed_hooks.insert(id);
+            self.is_pinned = false;
+        }
+    }
+
+    pub fn before_move(world: &mut World, _to: Option<Id>) {
+        world.watch.is_pinned = false;
+    }
+
+    /// An operator's move is possible exactly when its target is usable and not active.
+    pub fn after_move(world: &mut World, to: Option<Id>, moved: Result<(), MoveError>) {
+        let Some(role) = world.role() else { return };
+        world.watch.is_pinned = world.controller.role.as_ref().is_some_and(|r| r.is_pinned());
+        let Some(to) = to else { return };
+        if moved.is_ok() {
+            world.watch.failed_hooks.remove(&to);
+            let is_there = role == Role::Active(to) || role == Role::Preparing(to);
+            assert!(is_there && is_usable(world, to), "moved to {to}");
+        } else {
+            let is_there = role == Role::Active(to) || role == Role::Preparing(to);
+            assert!(is_there || !is_usable(world, to), "not moved to {to}: {moved:?}");
+        }
+    }
+
+    pub fn before_restart(world: &mut World) {
+        let out = world.outside.iter().filter(|(_, o)| !o.naive.is_usable() && o.naive.is_resolved);
+        let out = out.map(|(id, _)| *id).collect();
+        let active = world.controller.role.as_ref().and_then(|role| role.active());
+        world.watch.before_restart = (out, active.filter(|id| is_usable(world, *id)));
+    }
+
+    /// Who was out is out, and the active role has not moved.
+    pub fn after_restart(world: &mut World) {
+        let (out, active) = std::mem::take(&mut world.watch.before_restart);
+        for id in out {
+            let state = world.controller.node(id).expect("it is there").health.state();
+            assert!(!state.is_usable(), "{id} is back by a restart: {state:?}");
+        }
+        if let Some(active) = active {
+            assert_eq!(world.role(), Some(Role::Active(active)), "a restart moved the active role");
+        }
+        let watch = &mut world.watch;
+        watch.last_check.clear();
+        watch.shares.clear();
+        watch.failed_hooks.clear();
+        (watch.prepared, watch.hook_ok, watch.was_up) = (None, false, None);
+        watch.last = world.controller.role.as_ref().and_then(|role| role.active());
+        watch.is_pinned = world.controller.role.as_ref().is_some_and(|role| role.is_pinned());
+    }
+
+    /// Something was told: had it its reason?
+    pub fn hear(world: &mut World, told: Told) {
+        match told {
+            Told::Changed(id, change) => changed(world, id, &change),
+            Told::Did(Action::Vacate { .. }) => world.watch.is_pinned &= world.watch.prepared.is_some(),
+            Told::Did(Action::Prepare { to, serial }) => prepared(world, to, serial),
+            Told::Did(Action::Switch(switch)) => switched(world, &switch),
+            Told::Edge(edge) => {
+                assert_ne!(world.watch.was_up, Some(edge.is_up), "an edge that is none");
+                world.watch.was_up = Some(edge.is_up);
+            }
+            Told::Level { from, to, members } => level_moved(world, from, to, &members),
+        }
+    }
+}
+
+fn is_out(state: State) -> bool {
+    matches!(state, State::Draining | State::Disabled)
+}
+
+/// Usable, and of a weight.
+fn is_usable(world: &World, id: Id) -> bool {
+    let has_weight = world.controller.node(id).is_some_and(|node| node.weight.value() > 0);
+    has_weight && world.outside.get(&id).is_some_and(|outside| outside.naive.is_usable())
+}
+
+/// The machine says what the reference says, and what was told adds up.
+fn each_backend(world: &World) {
+    for node in &world.controller.nodes {
+        let naive = &world.outside[&node.id].naive;
+        let id = node.id;
+        assert_eq!(node.health.state(), naive.state, "state of {id}");
+        let is_on_trial = naive.ejected.is_some_and(|e| e.is_on_trial) && naive.state == State::Ejected;
+        assert_eq!(node.health.trial().is_some(), is_on_trial, "trial of {id}");
+        let told = world.watch.counts.get(&id).copied().unwrap_or_default();
+        assert_eq!(told, naive.counts, "evictions, reinstatements and actions of {id}");
+        let turns = |counts: [u64; 4]| counts.iter().sum::<u64>();
+        let (out, back) = (turns(told.evictions), turns(told.reinstatements));
+        assert!(out.abs_diff(back) <= 1, "{out} evictions and {back} reinstatements of {id}");
+        if node.health.is_checked() {
+            assert!(node.due.is_some() || node.running.is_some(), "{id} is checked no more");
+        }
+    }
+}
+
+/// A change has its cause and the evidence for it.
+fn changed(world: &mut World, id: Id, change: &Change) {
+    if !change.to.is_usable() {
+        world.watch.failed_hooks.remove(&id);
+    }
+    let settings = &world.controller.settings.health;
+    let is_evidence = match (change.cause, &change.evidence) {
+        (health::Cause::Probe, Evidence::ChecksFailed { count, .. }) => {
+            !change.to.is_usable() && settings.checks.is_some_and(|policy| *count >= policy.fall)
+        }
+        (health::Cause::Probe, Evidence::ChecksPassed(count)) => {
+            let rise = settings.checks.map_or(1, |policy| policy.rise);
+            change.from == State::Unknown || *count >= rise
+        }
+        (health::Cause::Outlier, Evidence::Failures { count, .. }) => {
+            let needed = settings.outlier.map_or(1, |policy| policy.consecutive_failures);
+            !change.to.is_usable() && *count >= needed
+        }
+        (health::Cause::Outlier, Evidence::TrialPassed) => change.from == State::Ejected,
+        (health::Cause::Operator, Evidence::Operator | Evidence::Configuration) => true,
+        (health::Cause::Resolve, Evidence::Resolved | Evidence::Unresolved) => true,
+        _ => false,
+    };
+    assert!(is_evidence, "{id}: {change:?}");
+    assert!(change.first_sign.is_none_or(|sign| sign <= world.now), "{id}: {change:?}");
+    let counts = world.watch.counts.entry(id).or_default();
+    match change.turn {
+        Some(Turn::Evicted) => counts.evictions[change.cause as usize] += 1,
+        Some(Turn::Reinstated) => counts.reinstatements[change.cause as usize] += 1,
+        None => {}
+    }
+    match change.action() {
+        Some(Turn::Evicted) => counts.evict_actions += 1,
+        Some(Turn::Reinstated) => counts.reinstate_actions += 1,
+        None => {}
+    }
+    world.watch.actions += u64::from(change.action().is_some());
+}
+
+/// The order of taking over, told naively.
+fn order(world: &World) -> Vec<Id> {
+    let mut order: Vec<(u32, usize, Id)> = Vec::new();
+    for (index, node) in world.controller.nodes.iter().enumerate() {
+        order.push((node.priority, index, node.id));
+    }
+    order.sort_unstable();
+    order.into_iter().map(|(.., id)| id).collect()
+}
+
+/// Who may take over, the first one first.
+fn successors(world: &World) -> Vec<Id> {
+    let failed = &world.watch.failed_hooks;
+    let order = order(world);
+    let may = |id: &&Id| is_usable(world, **id) && !failed.contains(*id);
+    let priority = |id: Id| world.controller.node(id).map(|node| node.priority);
+    let is_healthy = |id: Id| world.outside[&id].naive.state == State::Healthy;
+    let mut successors: Vec<_> = order.iter().filter(may).copied().collect();
+    // Within a priority the unknown ones come last.
+    successors.sort_by_key(|id| (priority(*id), !is_healthy(*id)));
+    successors
+}
+
+fn prepared(world: &mut World, to: Id, serial: u64) {
+    if world.watch.failed_hooks.contains(&to) {
+        let usable: Vec<_> = order(world).into_iter().filter(|id| is_usable(world, *id)).collect();
+        let all_failed = usable.iter().all(|id| world.watch.failed_hooks.contains(id));
+        let is_named = world.controller.role.as_ref().is_some_and(|role| role.is_pinned());
+        assert!(all_failed || is_named, "{to} is tried again though there are others");
+        if is_named {
+            world.watch.failed_hooks.remove(&to);
+        } else {
+            world.watch.failed_hooks.clear();
+        }
+    }
+    world.watch.prepared = Some((to, serial));
+    world.watch.hook_ok = false;
+}
+
+fn switched(world: &mut World, switch: &Switch) {
+    let Switch { from, to, why } = switch;
+    assert_eq!(*from, world.watch.last, "who had the role");
+    let policy = world.controller.settings.failover;
+    let hook_ok = std::mem::take(&mut world.watch.hook_ok);
+    let prepared = world.watch.prepared.take();
+    if hook_ok {
+        assert_eq!(prepared.map(|(id, _)| id), Some(*to), "the actions ran for another one");
+    } else if switch.is_takeover() {
+        assert!(!policy.has_hooks, "traffic before the actions");
+    }
+    if why.cause == Cause::Failback && switch.is_takeover() && !hook_ok {
+        assert_eq!(policy.failback, Failback::Auto, "a failback by itself");
+        assert!(!world.watch.is_pinned, "a failback against an operator's word");
+        let naive = &world.outside[to].naive;
+        assert_eq!(naive.state, State::Healthy, "a failback to one that is not healthy");
+        assert!(world.unix() - naive.since >= policy.failback_delay, "a failback too early");
+        let order = order(world);
+        let place = |id| order.iter().position(|other| *other == id);
+        assert!(place(*to) < from.and_then(place).or(Some(usize::MAX)), "a failback backwards");
+    }
+    let is_word = why.cause == Cause::Operator && world.controller.role.as_ref().is_some_and(|r| r.is_pinned());
+    if !hook_ok && !is_word && why.cause != Cause::Failback && switch.is_takeover() {
+        match successors(world).first() {
+            Some(first) => assert_eq!(first, to, "not the next in order"),
+            None => assert_eq!(world.outside[to].naive.state, State::Ejected, "nobody to take over"),
+        }
+    }
+    world.watch.takeovers += u64::from(switch.is_takeover());
+    world.watch.last = Some(*to);
+    world.watch.is_pinned = world.controller.role.as_ref().is_some_and(|role| role.is_pinned());
+}
+
+/// One is active while one is usable, and nobody else gets a connection.
+fn hot_standby(world: &mut World) {
+    let usable: Vec<_> = order(world).into_iter().filter(|id| is_usable(world, *id)).collect();
+    world.watch.failed_hooks.retain(|id| usable.contains(id));
+    let failed = &world.watch.failed_hooks;
+    let is_left = |id: &Id| !failed.contains(id);
+    match world.role().expect("it is a hot standby") {
+        Role::Active(id) | Role::Preparing(id) if usable.contains(&id) => {}
+        Role::Active(id) => {
+            assert!(!usable.iter().any(is_left), "{id} is active, others are usable");
+            let is_on_trial = world.controller.node(id).is_some_and(|n| n.health.trial().is_some());
+            assert!(is_on_trial, "{id} is active and down");
+        }
+        Role::Preparing(id) => panic!("{id} is prepared and down"),
+        Role::Vacant => assert!(!usable.iter().any(is_left), "nobody is active, {usable:?} usable"),
+    }
+    let chosen = &world.controller.choice.chosen;
+    let ids: Vec<_> = chosen.iter().map(|c| world.controller.nodes[c.index].id).collect();
+    let active = world.controller.role.as_ref().and_then(|role| role.active());
+    assert_eq!(ids, active.into_iter().collect::<Vec<_>>(), "who gets connections");
+}
+
+/// The whole priority in use is in rotation, or everybody in panic.
+fn rotation(world: &World) {
+    let choice = &world.controller.choice;
+    let nodes = &world.controller.nodes;
+    let naive = |index: usize| &world.outside[&nodes[index].id].naive;
+    let counted: Vec<usize> = (0..nodes.len())
+        .filter(|i| nodes[*i].weight.value() > 0 && !is_out(naive(*i).state))
+        .collect();
+    let usable: Vec<usize> = counted.iter().copied().filter(|i| naive(*i).is_usable()).collect();
+    let threshold = world.controller.settings.rotation.panic_threshold as usize;
+    let is_panic = usable.len() * 100 < threshold * counted.len();
+    assert_eq!(choice.is_panic, is_panic, "{} of {}", usable.len(), counted.len());
+    let mut chosen: Vec<_> = choice.chosen.iter().map(|c| c.index).collect();
+    chosen.sort_unstable();
+    if is_panic {
+        assert_eq!(chosen, counted, "in panic all are used");
+        return;
+    }
+    let open: Vec<usize> = chosen.iter().copied().filter(|i| naive(*i).is_usable()).collect();
+    let Some(level) = open.first().map(|index| nodes[*index].priority) else {
+        assert!(usable.is_empty(), "nobody is used, {usable:?} are usable");
+        return;
+    };
+    let same: Vec<usize> = usable.iter().copied().filter(|i| nodes[*i].priority == level).collect();
+    let healthy: Vec<usize> =
+        same.iter().copied().filter(|i| naive(*i).state == State::Healthy).collect();
+    assert_eq!(open, if healthy.is_empty() { same } else { healthy }, "priority {level}");
+}
+
+/// Another priority is in use: because the other one has nobody, or by failback.
+fn level_moved(world: &World, from: Option<u32>, to: Option<u32>, members: &[Standby]) {
+    let usable = |level: u32| {
+        members.iter().any(|member| {
+            let is_usable = matches!(member.fitness, Fitness::Healthy(_) | Fitness::Unknown);
+            member.priority == level && is_usable
+        })
+    };
+    let Some(to) = to else {
+        assert!(!(0..9).any(usable), "no priority in use");
+        return;
+    };
+    if let Some(from) = from.filter(|from| usable(*from)) {
+        let policy = world.controller.settings.failover;
+        let is_ripe = |member: &Standby| match member.fitness {
+            Fitness::Healthy(age) => member.priority == to && age >= policy.failback_delay,
+            _ => false,
+        };
+        assert!(to < from && policy.failback == Failback::Auto, "priority {from} to {to}");
+        assert!(members.iter().any(is_ripe), "back to priority {to} too early");
+    } else {
+        assert_eq!((0..9).find(|level| usable(*level)), Some(to), "not the lowest");
+    }
+}
+
+/// Whoever may not be used is not.
+fn nobody_wrong_in_rotation(world: &World) {
+    let choice = &world.controller.choice;
+    for chosen in &choice.chosen {
+        let node = &world.controller.nodes[chosen.index];
+        let naive = &world.outside[&node.id].naive;
+        let id = node.id;
+        assert!(chosen.weight > 0 && node.weight.value() > 0, "{id} in rotation with no weight");
+        assert!(!is_out(naive.state), "{id} in rotation, {:?}", naive.state);
+        assert_eq!(chosen.trial, node.health.trial(), "trial of {id}");
+        let is_trial = naive.state == State::Ejected && naive.ejected.is_some_and(|e| e.is_on_trial);
+        if !choice.is_panic {
+            assert!(naive.is_usable() || is_trial, "{id} in rotation, {:?}", naive.state);
+            assert_eq!(chosen.is_limited, is_trial, "{id} gets one connection");
+        }
+        assert_ne!(naive.told, Operator::Disabled);
+    }
+}
+
+/// Shares grow in a straight line from ten percent after a return, and are whole otherwise.
+fn slow_start(world: &mut World) {
+    let choice = &world.controller.choice;
+    if choice.is_panic || world.controller.role.is_some() {
+        world.watch.shares.clear();
+        return;
+    }
+    let scale = if choice.wake.is_some() { 20 } else { 1 };
+    let (unix, mut shares) = (world.unix(), BTreeMap::new());
+    for chosen in &choice.chosen {
+        let node = &world.controller.nodes[chosen.index];
+        let whole = u64::from(node.weight.value()) * scale;
+        let share = u64::from(chosen.weight) * 1000 / whole;
+        let span = world.controller.settings.rotation.slow_start;
+        let naive = &world.outside[&node.id].naive;
+        let (Some(span), Some(returned)) = (span, naive.returned) else {
+            assert_eq!(share, 1000, "{} was never away", node.id);
+            continue;
+        };
+        let line = (100 + 900 * (unix - returned) / span).min(1000);
+        assert!(share <= line + 1 && share + 51 >= line, "{}: {share} at {line}", node.id);
+        let known = (returned, node.weight.value(), share);
+        if let Some((since, weight, before)) = world.watch.shares.get(&node.id) {
+            let is_same = (*since, *weight) == (known.0, known.1);
+            assert!(!is_same || share + 50 >= *before, "{}: {before} down to {share}", node.id);
+        }
+        shares.insert(node.id, known);
+    }
+    world.watch.shares = shares;
+}
