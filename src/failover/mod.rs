@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub use levels::{LevelStep, Levels};
 pub use presence::{Edge, Presence};
 pub use report::{Assembly, Report, Takeover};
-pub use role::{Action, Event, Failover, HOOK_RETRY, MoveError, Role, Step, Switch};
+pub use role::{Action, Event, Failover, HOOK_RETRY, Known, MoveError, Role, Step, Switch};
 
 /// Milliseconds since the process started.
 pub type Tick = u64;
@@ -113,8 +113,6 @@ pub enum Cause {
     Configuration,
     /// The preferred one is back.
     Failback,
-    /// The actions before traffic failed for the one that was to be active.
-    Hook,
 }
 
 impl Cause {
@@ -128,7 +126,6 @@ impl Cause {
             Self::Resolve => "resolve",
             Self::Configuration => "configuration",
             Self::Failback => "failback",
-            Self::Hook => "hook",
         }
     }
 }

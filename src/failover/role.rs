@@ -66,8 +66,12 @@ pub enum Action {
         /// Why.
         why: Why,
     },
-    /// Run the actions before traffic for this one, in place of any that run for another; answer
-    /// with [`Event::Hooked`].
+    /// The actions before traffic that run with this number are wanted no more; no answer counts.
+    Abandon {
+        /// The number.
+        serial: u64,
+    },
+    /// Run the actions before traffic for this one; answer with [`Event::Hooked`].
     Prepare {
         /// For whom.
         to: Id,
@@ -123,12 +127,23 @@ pub struct Failover {
     serial: u64,
 }
 
+/// What is known of a role from before this process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Who had it.
+    pub active: Option<Id>,
+    /// Whether an operator's move held it there.
+    pub is_pinned: bool,
+    /// Those whose actions before traffic had failed.
+    pub barred: Vec<Id>,
+}
+
 impl Failover {
     /// The role at start: with whom it was before, if that one is still there and not known to be
     /// down, else with the first in order that is not known to be down. No takeover, no actions.
     #[must_use]
-    pub fn start(restored: Option<Id>, is_pinned: bool, view: &View<'_>) -> Self {
-        let still = restored.filter(|id| view.find(*id).is_some_and(|m| m.fitness.is_usable()));
+    pub fn start(known: Known, view: &View<'_>) -> Self {
+        let still = known.active.filter(|id| view.find(*id).is_some_and(|m| m.fitness.is_usable()));
         let mut order = view.in_order().into_iter();
         let first = order.find(|member| member.fitness.is_usable()).map(|member| member.id);
         let active = still.or(first).or_else(|| first_on_trial(view));
@@ -136,8 +151,8 @@ impl Failover {
             role: active.map_or(Role::Vacant, Role::Active),
             last: active,
             pending: None,
-            is_pinned: is_pinned && still.is_some(),
-            barred: Vec::new(),
+            is_pinned: known.is_pinned && still.is_some(),
+            barred: known.barred,
             retry_at: None,
             serial: 0,
         }
@@ -162,6 +177,13 @@ impl Failover {
     #[must_use]
     pub fn is_pinned(&self) -> bool {
         self.is_pinned
+    }
+
+    /// Those whose actions before traffic have failed; they are passed over until they have been
+    /// away, an operator names them, or nobody else is left for a while.
+    #[must_use]
+    pub fn barred(&self) -> &[Id] {
+        &self.barred
     }
 
     /// One step: what `event` makes of the role, in a pool that looks like `view` now.
@@ -234,9 +256,9 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(before: &Failover, view: &'a View<'a>) -> Self {
         let mut next = before.clone();
-        // Who has been away comes back with a clean slate.
+        // Who has been away comes back with a clean slate; without actions, everybody has one.
         let is_here = |id: &Id| view.find(*id).is_some_and(|m| m.fitness.is_usable());
-        next.barred.retain(is_here);
+        next.barred.retain(|id| view.policy.has_hooks && is_here(id));
         Self { view, next, actions: Vec::new(), wake: None }
     }
 
@@ -255,9 +277,7 @@ impl<'a> Run<'a> {
             return;
         }
         if is_ok {
-            let why = self.next.pending.take();
-            self.activate(to, why.unwrap_or_else(|| Why::new(Cause::Hook, "")));
-            return;
+            return self.enter(to);
         }
         self.next.barred.push(to);
         self.next.role = Role::Vacant;
@@ -273,7 +293,7 @@ impl<'a> Run<'a> {
     fn settle(&mut self, why: &Why) {
         if let Some(holder) = self.next.holder() {
             match self.fitness(holder) {
-                Some(Fitness::Healthy(_) | Fitness::Unknown) => return self.fail_back(holder),
+                Some(Fitness::Healthy(_) | Fitness::Unknown) => return self.stay_or_fail_back(holder),
                 // On trial for want of anybody else: it goes on unless there is somebody.
                 Some(Fitness::Trial) if self.best_usable().is_none() => return,
                 _ => {}
@@ -302,9 +322,16 @@ impl<'a> Run<'a> {
         self.give(to, pending.unwrap_or_else(|| why.clone()));
     }
 
-    /// Gives the role back to the preferred one, if that is wanted and time.
-    fn fail_back(&mut self, holder: Id) {
-        let Role::Active(_) = self.next.role else { return };
+    /// Leaves the role with `holder`, who is fit, unless it is time to give it back to the preferred
+    /// one.
+    fn stay_or_fail_back(&mut self, holder: Id) {
+        if let Role::Preparing(to) = self.next.role {
+            if !self.view.policy.has_hooks {
+                self.actions.push(Action::Abandon { serial: self.next.serial });
+                self.enter(to);
+            }
+            return;
+        }
         if self.next.is_pinned || self.view.policy.failback == Failback::Manual {
             return;
         }
@@ -327,11 +354,15 @@ impl<'a> Run<'a> {
 
     /// Takes the role from whom has it, or is prepared for it.
     fn leave(&mut self, why: &Why) {
-        if let Role::Active(from) = self.next.role {
-            self.actions.push(Action::Vacate { from, why: why.clone() });
-        }
-        if matches!(self.next.role, Role::Active(_)) {
-            self.next.pending = Some(why.clone());
+        match self.next.role {
+            Role::Active(from) => {
+                self.actions.push(Action::Vacate { from, why: why.clone() });
+                self.next.pending = Some(why.clone());
+            }
+            Role::Preparing(_) => {
+                self.actions.push(Action::Abandon { serial: self.next.serial });
+            }
+            Role::Vacant => {}
         }
         self.next.role = Role::Vacant;
         self.next.is_pinned = false;
@@ -350,6 +381,12 @@ impl<'a> Run<'a> {
         } else {
             self.activate(to, why);
         }
+    }
+
+    /// Whoever is prepared is so no more, but active.
+    fn enter(&mut self, to: Id) {
+        let why = self.next.pending.take();
+        self.activate(to, why.unwrap_or_else(|| Why::new(Cause::Configuration, "prepared")));
     }
 
     fn activate(&mut self, to: Id, why: Why) {

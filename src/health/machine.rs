@@ -177,13 +177,15 @@ pub struct Health {
 /// What is known of a backend from before this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restored {
+    /// What people saw of it.
+    pub state: State,
     /// The verdict of its checks, if it was checked.
     pub verdict: Option<Verdict>,
     /// When its ejection ends; a time that is over: it is to be tried.
     pub ejected_until: Option<Tick>,
     /// Ejections in a row.
     pub ejections: u32,
-    /// How long it has been in its state.
+    /// How long it has been in that state.
     pub age: Tick,
     /// How long ago it came back to usability, if it was ever away.
     pub back_for: Option<Tick>,
@@ -214,20 +216,21 @@ impl Health {
     #[must_use]
     pub fn restored(known: &Restored, operator: Operator, at: Tick, policy: &Policy) -> Self {
         let mut health = Self::new(operator, at, policy);
-        health.since.carried = known.age;
         health.returned = known.back_for.map(|carried| Since { tick: at, carried });
         health.reason = Evidence::Restored;
-        if operator == Operator::Disabled {
-            return health;
+        if operator != Operator::Disabled {
+            if let (Some(checks), Some(verdict)) = (&mut health.checks, known.verdict) {
+                checks.verdict = verdict;
+                health.is_initial = verdict == Verdict::Unknown;
+            }
+            if let (Some(until), Some(_)) = (known.ejected_until, policy.outlier) {
+                health.ejection = Ejection::Until(until);
+            }
+            health.ejections = known.ejections;
         }
-        if let (Some(checks), Some(verdict)) = (&mut health.checks, known.verdict) {
-            checks.verdict = verdict;
-            health.is_initial = verdict == Verdict::Unknown;
+        if health.state() == known.state {
+            health.since.carried = known.age;
         }
-        if let (Some(until), Some(_)) = (known.ejected_until, policy.outlier) {
-            health.ejection = Ejection::Until(until);
-        }
-        health.ejections = known.ejections;
         health.step(Event::Timer, at, policy).next
     }
 
@@ -276,7 +279,7 @@ impl Health {
     /// Counts a result of the current epoch.
     fn checked(&mut self, epoch: u64, result: Judged, at: Tick, policy: &Policy) -> Option<Why> {
         let (Some(checks), Some(policy)) = (&mut self.checks, &policy.checks) else { return None };
-        if epoch != self.epoch {
+        if epoch != self.epoch || self.operator == Operator::Disabled {
             return None;
         }
         let (verdict, evidence) = match result {
@@ -381,7 +384,11 @@ impl Health {
     /// Keeps the verdict, because a reload must not send connections to a backend that is down, nor
     /// take one out that is not; drops what the new policy can no longer end.
     fn configured(&mut self, is_new_check: bool, at: Tick, policy: &Policy) -> Option<Why> {
-        let verdict = self.checks.map_or(Verdict::Healthy, |checks| checks.verdict);
+        let verdict = match self.checks {
+            _ if self.operator == Operator::Disabled => Verdict::Unknown,
+            Some(checks) => checks.verdict,
+            None => Verdict::Healthy,
+        };
         if is_new_check || self.checks.is_some() != policy.checks.is_some() {
             self.checks = policy.checks.map(|_| Checked::new(verdict));
             self.epoch += 1;
@@ -400,6 +407,9 @@ impl Health {
         let is_initial = self.is_initial && cause == Cause::Probe;
         self.is_initial &= cause != Cause::Probe;
         if from == to {
+            if cause == Cause::Outlier && to == State::Ejected {
+                self.reason = evidence;
+            }
             return None;
         }
         let turn = change::turn(from, to);

@@ -41,6 +41,9 @@ pub struct SavedPool {
     /// Whether an operator gave it the role, so that it does not fail back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_pinned: bool,
+    /// The names of those whose actions before traffic had failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub barred: Vec<String>,
     /// The priority in use, in a pool of several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<u32>,
@@ -177,17 +180,21 @@ impl SavedBackend {
         }
     }
 
-    /// What is known of the backend from before, as a [`Health`] takes it. `at` and `now` are the
-    /// same moment, as a tick and in milliseconds since the Unix epoch.
+    /// What is known of the backend from a state saved at `saved_at`, as a [`Health`] takes it. `at`
+    /// and `now` are the same moment, as a tick and in milliseconds since the Unix epoch.
+    ///
+    /// The time in which nobody looked counts for nobody's health: who was `healthy` for a minute
+    /// then is so for a minute now. An ejection ends when it would have ended.
     #[must_use]
-    pub fn restored(&self, (at, now): (Tick, u64)) -> Restored {
+    pub fn restored(&self, saved_at: u64, (at, now): (Tick, u64)) -> Restored {
         let left = |until: u64| at.saturating_add(until.saturating_sub(now));
         Restored {
+            state: self.state,
             verdict: self.verdict,
             ejected_until: self.ejected_until.map(left),
             ejections: self.ejections,
-            age: now.saturating_sub(self.since),
-            back_for: self.returned.map(|returned| now.saturating_sub(returned)),
+            age: saved_at.saturating_sub(self.since),
+            back_for: self.returned.map(|returned| saved_at.saturating_sub(returned)),
         }
     }
 }

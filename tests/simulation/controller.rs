@@ -2,7 +2,7 @@
 
 use tidegate::balance::candidates::{self, Choice, Line, Member, Standing, choose};
 use tidegate::failover::{
-    self, Action, Cause, Edge, Event as RoleEvent, Failover, Fitness, Id, Levels, MoveError, Presence,
+    self, Action, Cause, Edge, Event as RoleEvent, Failover, Fitness, Id, Known, Levels, MoveError, Presence,
     Role, Standby, View, Why,
 };
 use tidegate::health::{
@@ -11,50 +11,52 @@ use tidegate::health::{
 };
 
 /// A backend.
-pub struct Node {
-    pub id: Id,
-    pub name: String,
-    pub address: String,
-    pub priority: u32,
-    pub operator: Held<Operator>,
-    pub weight: Held<u32>,
-    pub health: Health,
+pub(crate) struct Node {
+    pub(crate) id: Id,
+    pub(crate) name: String,
+    pub(crate) address: String,
+    pub(crate) priority: u32,
+    pub(crate) operator: Held<Operator>,
+    pub(crate) weight: Held<u32>,
+    pub(crate) health: Health,
     /// The timer of its next check.
-    pub due: Option<Due>,
+    pub(crate) due: Option<Due>,
     /// The check under way.
-    pub running: Option<u64>,
+    pub(crate) running: Option<u64>,
 }
 
 /// The configuration of the pool.
 #[derive(Clone, Debug)]
-pub struct Settings {
-    pub health: health::Policy,
-    pub rotation: candidates::Policy,
-    pub failover: failover::Policy,
-    pub is_standby: bool,
+pub(crate) struct Settings {
+    pub(crate) health: health::Policy,
+    pub(crate) rotation: candidates::Policy,
+    pub(crate) failover: failover::Policy,
+    pub(crate) is_standby: bool,
 }
 
 /// What the controller tells the outside.
-pub enum Told {
+pub(crate) enum Told {
     Changed(Id, Change),
     Did(Action),
     Edge(Edge),
     Level { from: Option<u32>, to: Option<u32>, members: Vec<Standby> },
 }
 
-pub struct Controller {
-    pub settings: Settings,
-    pub nodes: Vec<Node>,
-    pub role: Option<Failover>,
-    pub levels: Levels,
-    pub presence: Presence,
-    pub choice: Choice,
-    pub told: Vec<Told>,
+pub(crate) struct Controller {
+    pub(crate) settings: Settings,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) role: Option<Failover>,
+    pub(crate) levels: Levels,
+    pub(crate) presence: Presence,
+    pub(crate) choice: Choice,
+    pub(crate) told: Vec<Told>,
     role_wake: Option<Tick>,
+    /// Who had the role at start.
+    pub(crate) first_active: Option<Id>,
 }
 
 impl Node {
-    pub fn new(id: Id, priority: u32, operator: Operator, weight: u32) -> Self {
+    pub(crate) fn new(id: Id, priority: u32, operator: Operator, weight: u32) -> Self {
         let policy = health::Policy::default();
         Self {
             id,
@@ -98,7 +100,7 @@ impl Node {
 
 impl Controller {
     /// A pool at start, with what was saved of it.
-    pub fn start(settings: Settings, nodes: Vec<Node>, saved: Option<&Saved>, unix: u64) -> Self {
+    pub(crate) fn start(settings: Settings, nodes: Vec<Node>, saved: Option<&Saved>, unix: u64) -> Self {
         let mut pool = Self {
             settings,
             nodes,
@@ -108,8 +110,10 @@ impl Controller {
             choice: Choice::default(),
             told: Vec::new(),
             role_wake: None,
+            first_active: None,
         };
         let fleet = pool.nodes.len();
+        let saved_at = saved.map_or(0, |saved| saved.saved_at);
         for (rank, node) in pool.nodes.iter_mut().enumerate() {
             let policy = &pool.settings.health;
             let known = saved.and_then(|saved| saved.backend("p", &node.name, &node.address));
@@ -119,7 +123,7 @@ impl Controller {
                     operator.read_again(file_value(&node.operator));
                     weight.read_again(file_value(&node.weight));
                     (node.operator, node.weight) = (operator, weight);
-                    Health::restored(&known.restored((0, unix)), operator.value(), 0, policy)
+                    Health::restored(&known.restored(saved_at, (0, unix)), operator.value(), 0, policy)
                 }
                 None => Health::new(node.operator.value(), 0, policy),
             };
@@ -136,7 +140,10 @@ impl Controller {
             let is_pinned = was.is_some_and(|was| was.is_pinned);
             let members = pool.standbys(0);
             let view = View { members: &members, policy: &pool.settings.failover, at: 0 };
-            pool.role = Some(Failover::start(active, is_pinned, &view));
+            let is_barred = |n: &&Node| was.is_some_and(|was| was.barred.contains(&n.name));
+            let barred = pool.nodes.iter().filter(is_barred).map(|node| node.id).collect();
+            let role = Failover::start(Known { active, is_pinned, barred }, &view);
+            (pool.first_active, pool.role) = (role.active(), Some(role));
         } else {
             pool.levels = Levels::restored(was.and_then(|was| was.level));
         }
@@ -144,26 +151,31 @@ impl Controller {
         pool
     }
 
-    pub fn node(&self, id: Id) -> Option<&Node> {
+    pub(crate) fn node(&self, id: Id) -> Option<&Node> {
         self.nodes.iter().find(|node| node.id == id)
     }
 
-    pub fn node_mut(&mut self, id: Id) -> Option<&mut Node> {
+    pub(crate) fn node_mut(&mut self, id: Id) -> Option<&mut Node> {
         self.nodes.iter_mut().find(|node| node.id == id)
     }
 
     /// Something happened to a backend.
-    pub fn apply(&mut self, id: Id, event: Event, at: Tick) {
+    pub(crate) fn apply(&mut self, id: Id, event: Event, at: Tick) {
+        let is_trial = matches!(event, Event::TrialFailed { .. });
         let change = self.feed(id, event, at);
-        let why = change.map_or_else(
-            || Why::new(Cause::Configuration, ""),
-            |change| Why::new(cause(change.cause), change.evidence.to_string()),
-        );
+        let why = match (change, self.node(id)) {
+            (Some(change), _) => Why::new(cause(change.cause), change.evidence.to_string()),
+            // People see no change: it was and is ejected. Whoever relied on the trial does.
+            (None, Some(node)) if is_trial => {
+                Why::new(Cause::Outlier, node.health.reason().to_string())
+            }
+            _ => Why::new(Cause::Configuration, "nothing changed"),
+        };
         self.refresh(&why, matches!(why.cause, Cause::Probe | Cause::Outlier), at);
     }
 
     /// The same, where more follows before the pool is looked at.
-    pub fn feed(&mut self, id: Id, event: Event, at: Tick) -> Option<Change> {
+    pub(crate) fn feed(&mut self, id: Id, event: Event, at: Tick) -> Option<Change> {
         let policy = self.settings.health;
         let node = self.node_mut(id)?;
         let step = node.health.step(event, at, &policy);
@@ -180,7 +192,7 @@ impl Controller {
     }
 
     /// The pool has changed: who is active, and who is in rotation.
-    pub fn refresh(&mut self, why: &Why, is_found_out: bool, at: Tick) {
+    pub(crate) fn refresh(&mut self, why: &Why, is_found_out: bool, at: Tick) {
         self.role_event(RoleEvent::Changed(why.clone()), at);
         let is_up = self.nodes.iter().any(|node| {
             matches!(node.fitness(at), Fitness::Healthy(_) | Fitness::Unknown)
@@ -190,7 +202,7 @@ impl Controller {
         self.told.extend(edge.map(Told::Edge));
     }
 
-    pub fn role_event(&mut self, event: RoleEvent, at: Tick) {
+    pub(crate) fn role_event(&mut self, event: RoleEvent, at: Tick) {
         let members = self.standbys(at);
         let view = View { members: &members, policy: &self.settings.failover, at };
         if let Some(role) = &self.role {
@@ -212,7 +224,7 @@ impl Controller {
         self.publish(at);
     }
 
-    pub fn move_to(&mut self, to: Option<Id>, at: Tick) -> Result<(), MoveError> {
+    pub(crate) fn move_to(&mut self, to: Option<Id>, at: Tick) -> Result<(), MoveError> {
         let members = self.standbys(at);
         let view = View { members: &members, policy: &self.settings.failover, at };
         if let Some(role) = &self.role {
@@ -244,7 +256,7 @@ impl Controller {
     }
 
     /// The pool as the limit of ejections sees it.
-    pub fn view(&self, id: Id, at: Tick) -> PoolView {
+    pub(crate) fn view(&self, id: Id, at: Tick) -> PoolView {
         let mut view = PoolView::default();
         for node in &self.nodes {
             let member = node.member(at);
@@ -260,13 +272,13 @@ impl Controller {
     }
 
     /// When the next of its own timers fires.
-    pub fn wake(&self) -> Option<Tick> {
+    pub(crate) fn wake(&self) -> Option<Tick> {
         let nodes = self.nodes.iter().filter_map(|node| node.health.wake());
         nodes.chain(self.role_wake).chain(self.choice.wake).min()
     }
 
     /// Its own timers fire.
-    pub fn timer(&mut self, at: Tick) {
+    pub(crate) fn timer(&mut self, at: Tick) {
         for index in 0..self.nodes.len() {
             if self.nodes[index].health.wake().is_some_and(|wake| wake <= at) {
                 self.apply(self.nodes[index].id, Event::Timer, at);
@@ -275,7 +287,7 @@ impl Controller {
         self.role_event(RoleEvent::Timer, at);
     }
 
-    pub fn save(&self, at: Tick, unix: u64) -> Saved {
+    pub(crate) fn save(&self, at: Tick, unix: u64) -> Saved {
         let mut saved = Saved::new(unix);
         let backends = self.nodes.iter().map(|node| {
             let held = (node.operator, node.weight);
@@ -286,9 +298,11 @@ impl Controller {
             Role::Active(id) => self.node(id).map(|node| node.name.clone()),
             Role::Vacant | Role::Preparing(_) => None,
         });
+        let barred = self.role.iter().flat_map(|role| role.barred());
         let pool = SavedPool {
             active,
             is_pinned: self.role.as_ref().is_some_and(Failover::is_pinned),
+            barred: barred.filter_map(|id| Some(self.node(*id)?.name.clone())).collect(),
             level: self.levels.level(),
             backends: backends.collect(),
         };

@@ -13,33 +13,39 @@ use crate::world::World;
 
 /// What the invariants remember from step to step.
 #[derive(Default)]
-pub struct Watch {
+pub(crate) struct Watch {
     /// The highest identity given so far.
-    pub highest: Id,
+    pub(crate) highest: Id,
     /// What the changes that were told add up to.
     counts: BTreeMap<Id, Counts>,
     /// Start of the last check of each backend.
     last_check: BTreeMap<Id, Tick>,
     /// Share at the last look, of those in slow start: since when, weight, parts in a thousand.
-    shares: BTreeMap<Id, (Unix, u32, u64)>,
+    shares: BTreeMap<Id, (Unix, u32, u64, u64)>,
     /// Those whose actions before traffic failed, while they have not been away.
     failed_hooks: BTreeSet<Id>,
     /// For whom actions run.
     prepared: Option<(Id, u64)>,
     /// Whether the actions for the one prepared have just succeeded.
     hook_ok: bool,
+    /// Who was prepared just before, until the next switch.
+    abandoned: Option<Id>,
     last: Option<Id>,
     is_pinned: bool,
     was_up: Option<bool>,
     /// Who was out when the process ended, and who was active.
     before_restart: (Vec<Id>, Option<Id>),
-    pub takeovers: u64,
-    pub actions: u64,
+    pub(crate) takeovers: u64,
+    pub(crate) actions: u64,
 }
 
 impl Watch {
+    pub(crate) fn new(highest: Id, active: Option<Id>) -> Self {
+        Self { highest, last: active, ..Self::default() }
+    }
+
     /// All that can be seen of the world after a step.
-    pub fn look(world: &mut World) {
+    pub(crate) fn look(world: &mut World) {
         each_backend(world);
         if world.controller.role.is_some() {
             hot_standby(world);
@@ -48,21 +54,23 @@ impl Watch {
         }
         nobody_wrong_in_rotation(world);
         slow_start(world);
-        if world.watch.last.is_none() {
-            world.watch.last = world.controller.role.as_ref().and_then(|role| role.active());
-        }
     }
 
     /// Checks of one backend never come in a burst.
-    pub fn check_starts(&mut self, id: Id, now: Tick, policy: &Checking) {
+    pub(crate) fn check_starts(&mut self, id: Id, now: Tick, policy: &Checking) {
         if let Some(last) = self.last_check.insert(id, now) {
-            assert!(now > last, "two checks of {id} at {now}");
-            let _ = policy;
+            let fast = policy.fast_interval * u64::from(100 - policy.jitter) / 100;
+            assert!(now > last && now - last >= fast / 4, "checks of {id} at {last} and {now}");
         }
     }
 
+    /// The next check may come at once: the backend was disabled, or the checks are others.
+    pub(crate) fn check_is_due(&mut self, id: Id) {
+        self.last_check.remove(&id);
+    }
+
     /// An ejection has just begun: was it allowed?
-    pub fn ejected(world: &World, id: Id, policy: &Outlier) {
+    pub(crate) fn ejected(world: &World, id: Id, policy: &Outlier) {
         let (mut all, mut out, mut usable) = (0_u32, 0_u32, 0_u32);
         for node in &world.controller.nodes {
             let naive = &world.outside[&node.id].naive;
@@ -84,7 +92,7 @@ impl Watch {
         }
     }
 
-    pub fn hook_ends(&mut self, serial: u64, is_ok: bool, _now: Tick) {
+    pub(crate) fn hook_ends(&mut self, serial: u64, is_ok: bool, _now: Tick) {
         let Some((id, prepared)) = self.prepared else { return };
         if serial != prepared {
             return;
@@ -98,12 +106,12 @@ impl Watch {
         }
     }
 
-    pub fn before_move(world: &mut World, _to: Option<Id>) {
+    pub(crate) fn before_move(world: &mut World, _to: Option<Id>) {
         world.watch.is_pinned = false;
     }
 
     /// An operator's move is possible exactly when its target is usable and not active.
-    pub fn after_move(world: &mut World, to: Option<Id>, moved: Result<(), MoveError>) {
+    pub(crate) fn after_move(world: &mut World, to: Option<Id>, moved: Result<(), MoveError>) {
         let Some(role) = world.role() else { return };
         world.watch.is_pinned = world.controller.role.as_ref().is_some_and(|r| r.is_pinned());
         let Some(to) = to else { return };
@@ -117,15 +125,18 @@ impl Watch {
         }
     }
 
-    pub fn before_restart(world: &mut World) {
+    pub(crate) fn before_restart(world: &mut World) {
         let out = world.outside.iter().filter(|(_, o)| !o.naive.is_usable() && o.naive.is_resolved);
         let out = out.map(|(id, _)| *id).collect();
         let active = world.controller.role.as_ref().and_then(|role| role.active());
-        world.watch.before_restart = (out, active.filter(|id| is_usable(world, *id)));
+        // Who was not resolved is new after the restart, and may be the preferred one.
+        let is_same = world.outside.values().all(|outside| outside.naive.is_resolved);
+        let active = active.filter(|id| is_same && is_usable(world, *id));
+        world.watch.before_restart = (out, active);
     }
 
     /// Who was out is out, and the active role has not moved.
-    pub fn after_restart(world: &mut World) {
+    pub(crate) fn after_restart(world: &mut World) {
         let (out, active) = std::mem::take(&mut world.watch.before_restart);
         for id in out {
             let state = world.controller.node(id).expect("it is there").health.state();
@@ -136,18 +147,24 @@ impl Watch {
         }
         let watch = &mut world.watch;
         watch.last_check.clear();
+        watch.counts.clear();
         watch.shares.clear();
-        watch.failed_hooks.clear();
         (watch.prepared, watch.hook_ok, watch.was_up) = (None, false, None);
-        watch.last = world.controller.role.as_ref().and_then(|role| role.active());
+        watch.last = world.controller.first_active;
         watch.is_pinned = world.controller.role.as_ref().is_some_and(|role| role.is_pinned());
     }
 
     /// Something was told: had it its reason?
-    pub fn hear(world: &mut World, told: Told) {
+    pub(crate) fn hear(world: &mut World, told: Told) {
         match told {
             Told::Changed(id, change) => changed(world, id, &change),
             Told::Did(Action::Vacate { .. }) => world.watch.is_pinned &= world.watch.prepared.is_some(),
+            Told::Did(Action::Abandon { serial }) => {
+                let prepared = world.watch.prepared.map(|(_, serial)| serial);
+                assert_eq!(prepared, Some(serial), "abandoned");
+                world.watch.hook_ok = false;
+                world.watch.abandoned = world.watch.prepared.take().map(|(id, _)| id);
+            }
             Told::Did(Action::Prepare { to, serial }) => prepared(world, to, serial),
             Told::Did(Action::Switch(switch)) => switched(world, &switch),
             Told::Edge(edge) => {
@@ -268,16 +285,21 @@ fn prepared(world: &mut World, to: Id, serial: u64) {
 
 fn switched(world: &mut World, switch: &Switch) {
     let Switch { from, to, why } = switch;
+    if !world.controller.settings.failover.has_hooks {
+        world.watch.failed_hooks.clear();
+    }
     assert_eq!(*from, world.watch.last, "who had the role");
     let policy = world.controller.settings.failover;
     let hook_ok = std::mem::take(&mut world.watch.hook_ok);
     let prepared = world.watch.prepared.take();
-    if hook_ok {
+    let is_prepared = prepared.is_some() || world.watch.abandoned.take() == Some(*to);
+    if prepared.is_some() {
+        assert!(hook_ok, "traffic before the actions ended");
         assert_eq!(prepared.map(|(id, _)| id), Some(*to), "the actions ran for another one");
     } else if switch.is_takeover() {
         assert!(!policy.has_hooks, "traffic before the actions");
     }
-    if why.cause == Cause::Failback && switch.is_takeover() && !hook_ok {
+    if why.cause == Cause::Failback && switch.is_takeover() && !is_prepared {
         assert_eq!(policy.failback, Failback::Auto, "a failback by itself");
         assert!(!world.watch.is_pinned, "a failback against an operator's word");
         let naive = &world.outside[to].naive;
@@ -288,7 +310,7 @@ fn switched(world: &mut World, switch: &Switch) {
         assert!(place(*to) < from.and_then(place).or(Some(usize::MAX)), "a failback backwards");
     }
     let is_word = why.cause == Cause::Operator && world.controller.role.as_ref().is_some_and(|r| r.is_pinned());
-    if !hook_ok && !is_word && why.cause != Cause::Failback && switch.is_takeover() {
+    if !is_prepared && !is_word && why.cause != Cause::Failback && switch.is_takeover() {
         match successors(world).first() {
             Some(first) => assert_eq!(first, to, "not the next in order"),
             None => assert_eq!(world.outside[to].naive.state, State::Ejected, "nobody to take over"),
@@ -301,18 +323,20 @@ fn switched(world: &mut World, switch: &Switch) {
 
 /// One is active while one is usable, and nobody else gets a connection.
 fn hot_standby(world: &mut World) {
+    if !world.controller.settings.failover.has_hooks {
+        world.watch.failed_hooks.clear();
+    }
     let usable: Vec<_> = order(world).into_iter().filter(|id| is_usable(world, *id)).collect();
     world.watch.failed_hooks.retain(|id| usable.contains(id));
     let failed = &world.watch.failed_hooks;
     let is_left = |id: &Id| !failed.contains(id);
     match world.role().expect("it is a hot standby") {
         Role::Active(id) | Role::Preparing(id) if usable.contains(&id) => {}
-        Role::Active(id) => {
+        Role::Active(id) | Role::Preparing(id) => {
             assert!(!usable.iter().any(is_left), "{id} is active, others are usable");
             let is_on_trial = world.controller.node(id).is_some_and(|n| n.health.trial().is_some());
             assert!(is_on_trial, "{id} is active and down");
         }
-        Role::Preparing(id) => panic!("{id} is prepared and down"),
         Role::Vacant => assert!(!usable.iter().any(is_left), "nobody is active, {usable:?} usable"),
     }
     let chosen = &world.controller.choice.chosen;
@@ -415,10 +439,10 @@ fn slow_start(world: &mut World) {
         };
         let line = (100 + 900 * (unix - returned) / span).min(1000);
         assert!(share <= line + 1 && share + 51 >= line, "{}: {share} at {line}", node.id);
-        let known = (returned, node.weight.value(), share);
-        if let Some((since, weight, before)) = world.watch.shares.get(&node.id) {
-            let is_same = (*since, *weight) == (known.0, known.1);
-            assert!(!is_same || share + 50 >= *before, "{}: {before} down to {share}", node.id);
+        let known = (returned, node.weight.value(), span, share);
+        if let Some((since, weight, then, before)) = world.watch.shares.get(&node.id) {
+            let is_same = (*since, *weight, *then) == (known.0, known.1, known.2);
+            assert!(!is_same || share >= *before, "{}: {before} down to {share}", node.id);
         }
         shares.insert(node.id, known);
     }

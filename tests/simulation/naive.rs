@@ -6,10 +6,10 @@
 use tidegate::health::{Checking, Operator, Outlier, State};
 
 /// The time that does not end with a process.
-pub type Unix = u64;
+pub(crate) type Unix = u64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blame {
+pub(crate) enum Blame {
     Probe,
     Outlier,
     Operator,
@@ -18,41 +18,41 @@ pub enum Blame {
 
 /// What has come to pass with a backend's usability.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub evictions: [u64; 4],
-    pub reinstatements: [u64; 4],
-    pub evict_actions: u64,
-    pub reinstate_actions: u64,
+pub(crate) struct Counts {
+    pub(crate) evictions: [u64; 4],
+    pub(crate) reinstatements: [u64; 4],
+    pub(crate) evict_actions: u64,
+    pub(crate) reinstate_actions: u64,
 }
 
 #[derive(Clone, Debug)]
-pub struct Naive {
-    pub told: Operator,
-    pub is_resolved: bool,
+pub(crate) struct Naive {
+    pub(crate) told: Operator,
+    pub(crate) is_resolved: bool,
     /// `None`: no checks. Else one of `?+-`.
-    pub verdict: Option<char>,
+    pub(crate) verdict: Option<char>,
     /// Results since the last verdict, one letter each.
-    pub log: String,
-    pub ejected: Option<Ejected>,
+    pub(crate) log: String,
+    pub(crate) ejected: Option<Ejected>,
     /// How many ejections in a row.
-    pub ejections: u32,
-    pub state: State,
-    pub since: Unix,
-    pub returned: Option<Unix>,
-    pub is_initial: bool,
-    pub counts: Counts,
+    pub(crate) ejections: u32,
+    pub(crate) state: State,
+    pub(crate) since: Unix,
+    pub(crate) returned: Option<Unix>,
+    pub(crate) is_initial: bool,
+    pub(crate) counts: Counts,
     /// Which check results under way have become stale.
-    pub generation: u64,
+    pub(crate) generation: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ejected {
-    pub until: Unix,
-    pub is_on_trial: bool,
+pub(crate) struct Ejected {
+    pub(crate) until: Unix,
+    pub(crate) is_on_trial: bool,
 }
 
 impl Naive {
-    pub fn new(told: Operator, is_checked: bool, now: Unix) -> Self {
+    pub(crate) fn new(told: Operator, is_checked: bool, now: Unix) -> Self {
         let mut naive = Self {
             told,
             is_resolved: true,
@@ -92,7 +92,7 @@ impl Naive {
         state
     }
 
-    pub fn is_usable(&self) -> bool {
+    pub(crate) fn is_usable(&self) -> bool {
         self.state == State::Healthy || self.state == State::Unknown
     }
 
@@ -120,7 +120,7 @@ impl Naive {
     }
 
     /// A check that is not stale ended.
-    pub fn checked(&mut self, letter: char, policy: &Checking, now: Unix) {
+    pub(crate) fn checked(&mut self, letter: char, policy: &Checking, now: Unix) {
         if self.verdict.is_none() || self.told == Operator::Disabled || letter == 'U' {
             return;
         }
@@ -150,7 +150,7 @@ impl Naive {
     }
 
     /// Connections failed in a row (or its trial did), and it is ejected until then.
-    pub fn eject(&mut self, until: Unix, policy: &Outlier, now: Unix) {
+    pub(crate) fn eject(&mut self, until: Unix, policy: &Outlier, now: Unix) {
         let nth = if self.forgets(now) { 1 } else { self.ejections + 1 };
         self.ejections = nth;
         let mut nominal = policy.base_ejection;
@@ -168,19 +168,19 @@ impl Naive {
         self.settle(Blame::Outlier, now, false);
     }
 
-    pub fn readmit(&mut self, now: Unix) {
+    pub(crate) fn readmit(&mut self, now: Unix) {
         self.ejected = None;
         self.settle(Blame::Outlier, now, false);
     }
 
     /// Time has passed.
-    pub fn time(&mut self, now: Unix) {
+    pub(crate) fn time(&mut self, now: Unix) {
         if let Some(ejected) = &mut self.ejected {
             ejected.is_on_trial |= ejected.until <= now;
         }
     }
 
-    pub fn operator(&mut self, told: Operator, is_checked: bool, now: Unix) {
+    pub(crate) fn operator(&mut self, told: Operator, is_checked: bool, now: Unix) {
         if told == Operator::Disabled && self.told != Operator::Disabled {
             self.verdict = is_checked.then_some('?');
             self.log.clear();
@@ -198,15 +198,15 @@ impl Naive {
         self.settle(Blame::Operator, now, false);
     }
 
-    pub fn resolved(&mut self, is_resolved: bool, now: Unix) {
+    pub(crate) fn resolved(&mut self, is_resolved: bool, now: Unix) {
         self.is_resolved = is_resolved;
         self.settle(Blame::Resolve, now, false);
     }
 
-    pub fn configured(&mut self, is_checked: bool, is_new_check: bool, outlier: bool, now: Unix) {
+    pub(crate) fn configured(&mut self, is_checked: bool, is_new_check: bool, outlier: bool, now: Unix) {
         if is_checked != self.verdict.is_some() {
-            let was_up = self.verdict.unwrap_or('+');
-            self.verdict = is_checked.then_some(was_up);
+            let unchecked = if self.told == Operator::Disabled { '?' } else { '+' };
+            self.verdict = is_checked.then_some(unchecked);
         }
         if is_new_check {
             self.log.clear();
@@ -220,11 +220,17 @@ impl Naive {
     }
 
     /// The process has restarted.
-    pub fn restarted(&mut self, now: Unix) {
+    pub(crate) fn restarted(&mut self, saved_at: Unix, now: Unix) {
+        let away = now - saved_at;
+        self.since += away;
+        self.returned = self.returned.map(|returned| returned + away);
         self.log.clear();
+        self.counts = Counts::default();
         self.is_resolved = true;
         self.is_initial = self.verdict == Some('?');
         self.time(now);
-        self.state = self.derived();
+        if self.state != self.derived() {
+            (self.state, self.since) = (self.derived(), now);
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::naive::{Naive, Unix};
 
 /// What a backend really does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Truth {
+pub(crate) enum Truth {
     Works,
     Refuses,
     /// Answers nothing.
@@ -30,16 +30,16 @@ pub enum Truth {
 }
 
 /// A backend as the outside sees it.
-pub struct Outside {
-    pub truth: Truth,
+pub(crate) struct Outside {
+    pub(crate) truth: Truth,
     /// What the file says of it.
-    pub file: (Operator, u32),
+    pub(crate) file: (Operator, u32),
     /// Connections failed in a row, and when the first of them did.
     streak: u32,
     first_failed: Tick,
     /// The trial that has had its connection.
     trial_taken: Option<u64>,
-    pub naive: Naive,
+    pub(crate) naive: Naive,
 }
 
 /// Something that will end.
@@ -50,25 +50,25 @@ enum Ending {
     Hook { serial: u64, is_ok: bool },
 }
 
-pub struct World {
-    pub rng: fastrand::Rng,
-    pub now: Tick,
+pub(crate) struct World {
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) now: Tick,
     /// The Unix time of tick 0.
-    pub offset: Unix,
-    pub controller: Controller,
-    pub outside: BTreeMap<Id, Outside>,
+    pub(crate) offset: Unix,
+    pub(crate) controller: Controller,
+    pub(crate) outside: BTreeMap<Id, Outside>,
     endings: BinaryHeap<Reverse<(Tick, u64, Ending)>>,
     serial: u64,
     /// When this process did not run.
     stalls: Vec<(Tick, Tick)>,
-    pub watch: Watch,
-    pub is_calm: bool,
-    pub log: Vec<String>,
-    pub is_verbose: bool,
+    pub(crate) watch: Watch,
+    pub(crate) is_calm: bool,
+    pub(crate) log: Vec<String>,
+    pub(crate) is_verbose: bool,
 }
 
 impl World {
-    pub fn new(seed: u64, is_verbose: bool) -> Self {
+    pub(crate) fn new(seed: u64, is_verbose: bool) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let is_standby = rng.bool();
         let settings = Settings {
@@ -88,6 +88,7 @@ impl World {
             Node::new(*id, rng.u32(0..3), outside.file.0, outside.file.1)
         });
         let controller = Controller::start(settings, nodes.collect(), None, 1_000_000);
+        let active = controller.first_active;
         Self {
             rng,
             now: 0,
@@ -97,14 +98,14 @@ impl World {
             endings: BinaryHeap::new(),
             serial: 0,
             stalls: Vec::new(),
-            watch: Watch { highest: count, ..Watch::default() },
+            watch: Watch::new(count, active),
             is_calm: false,
             log: Vec::new(),
             is_verbose,
         }
     }
 
-    pub fn unix(&self) -> Unix {
+    pub(crate) fn unix(&self) -> Unix {
         self.offset + self.now
     }
 
@@ -115,7 +116,7 @@ impl World {
     }
 
     /// One step of the world; the invariants are looked at after it.
-    pub fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         match if self.is_calm { self.rng.u32(0..80) } else { self.rng.u32(0..100) } {
             0..45 => self.pass_time(),
             45..80 => self.connect(),
@@ -137,12 +138,25 @@ impl World {
     /// Until the next thing that happens by itself, or a moment without any.
     fn pass_time(&mut self) {
         let limit = self.now + self.rng.u64(1..3000);
+        self.now = self.next_thing().filter(|at| *at <= limit).unwrap_or(limit).max(self.now);
+        self.catch_up();
+    }
+
+    /// So many milliseconds pass, and what happens in them happens in time.
+    fn pass(&mut self, ms: u64) {
+        let until = self.now + ms;
+        while let Some(at) = self.next_thing().filter(|at| *at <= until) {
+            self.now = at.max(self.now);
+            self.catch_up();
+        }
+        self.now = until;
+    }
+
+    /// When something happens next by itself.
+    fn next_thing(&self) -> Option<Tick> {
         let ending = self.endings.peek().map(|Reverse((at, ..))| *at);
         let check = self.controller.nodes.iter().filter_map(|node| node.due.map(|due| due.at)).min();
-        let wake = self.controller.wake();
-        let first = [ending, check, wake].into_iter().flatten().min().filter(|at| *at <= limit);
-        self.now = self.now.max(first.unwrap_or(limit));
-        self.catch_up();
+        [ending, check, self.controller.wake()].into_iter().flatten().min()
     }
 
     /// Everything that is due by now happens.
@@ -268,8 +282,8 @@ impl World {
 
     /// A client connects.
     fn connect(&mut self) {
-        self.now += if self.is_calm { 200 } else { self.rng.u64(0..50) };
-        self.catch_up();
+        let pause = if self.is_calm { 200 } else { self.rng.u64(0..50) };
+        self.pass(pause);
         let chosen = &self.controller.choice.chosen;
         if chosen.is_empty() {
             return;
@@ -360,7 +374,7 @@ impl World {
         }
     }
 
-    pub fn naive(&mut self, id: Id, change: impl FnOnce(&mut Naive)) {
+    pub(crate) fn naive(&mut self, id: Id, change: impl FnOnce(&mut Naive)) {
         if let Some(outside) = self.outside.get_mut(&id) {
             change(&mut outside.naive);
         }
@@ -402,11 +416,12 @@ impl World {
     }
 
     /// An operator's word on a backend.
-    pub fn tell(&mut self, id: Id, operator: Operator) {
+    pub(crate) fn tell(&mut self, id: Id, operator: Operator) {
         self.say(|| format!("operator: {id} {operator:?}"));
         let (unix, is_checked) = (self.unix(), self.controller.settings.health.checks.is_some());
         self.naive(id, |naive| naive.operator(operator, is_checked, unix));
         self.controller.node_mut(id).expect("it is there").operator.overrule(operator);
+        self.watch.check_is_due(id);
         self.controller.apply(id, Event::Operator(operator), self.now);
     }
 
@@ -457,7 +472,7 @@ impl World {
     }
 
     /// Another policy of health.
-    pub fn configure(&mut self, health: health::Policy) {
+    pub(crate) fn configure(&mut self, health: health::Policy) {
         let was = std::mem::replace(&mut self.controller.settings.health, health);
         let is_new_check = self.rng.u32(0..3) == 0;
         self.say(|| format!("reload: {health:?}, new check: {is_new_check}"));
@@ -468,6 +483,7 @@ impl World {
             let (checks, outlier) = (health.checks.is_some(), health.outlier.is_some());
             let is_new = is_new_check || toggled;
             self.naive(id, |naive| naive.configured(checks, is_new, outlier, unix));
+            self.watch.check_is_due(id);
             self.controller.feed(id, Event::Configured { is_new_check }, self.now);
         }
         self.changed("reload");
@@ -492,6 +508,7 @@ impl World {
             if value != before {
                 self.say(|| format!("reload: {id} {value:?}"));
                 self.naive(id, |naive| naive.operator(value, is_checked, unix));
+                self.watch.check_is_due(id);
                 self.controller.feed(id, Event::Operator(value), self.now);
             }
         }
@@ -600,7 +617,7 @@ impl World {
         self.controller = Controller::start(settings, nodes, Some(&saved), later);
         for outside in self.outside.values_mut() {
             (outside.streak, outside.trial_taken) = (0, None);
-            outside.naive.restarted(later);
+            outside.naive.restarted(unix, later);
         }
         Watch::after_restart(self);
     }
@@ -627,7 +644,7 @@ impl World {
     }
 
     /// Probes are the trials that connections do not bring.
-    pub fn probe_trials(&mut self) {
+    pub(crate) fn probe_trials(&mut self) {
         let due = self.controller.choice.to_probe.clone();
         for index in due {
             let node = &self.controller.nodes[index];
@@ -640,22 +657,23 @@ impl World {
     }
 
     /// All is well from now on, and everything is as the file wants it: enabled, of weight 1.
-    pub fn calm_down(&mut self) {
+    pub(crate) fn calm_down(&mut self) {
         self.is_calm = true;
         let ids: Vec<_> = self.outside.keys().copied().collect();
         for id in ids {
             self.outside.get_mut(&id).expect("it is there").truth = Truth::Works;
             self.tell(id, Operator::Enabled);
+            self.heed();
             let unix = self.unix();
             self.naive(id, |naive| naive.resolved(true, unix));
             self.controller.apply(id, Event::Resolved(true), self.now);
             self.controller.node_mut(id).expect("it is there").weight.overrule(1);
+            self.changed("calm");
+            self.heed();
         }
-        self.changed("calm");
-        self.heed();
     }
 
-    pub fn role(&self) -> Option<Role> {
+    pub(crate) fn role(&self) -> Option<Role> {
         self.controller.role.as_ref().map(failover::Failover::role)
     }
 }

@@ -38,7 +38,8 @@ impl Bench {
 
     fn of(members: Vec<Standby>, policy: Policy, restored: Option<Id>) -> Self {
         let view = View { members: &members, policy: &policy, at: 0 };
-        let failover = Failover::start(restored, false, &view);
+        let known = Known { active: restored, ..Known::default() };
+        let failover = Failover::start(known, &view);
         Self { members, policy, at: 0, failover, wake: None }
     }
 
@@ -53,6 +54,7 @@ impl Bench {
         (self.failover, self.wake) = (step.next, step.wake);
         let words = step.actions.into_iter().map(|action| match action {
             Action::Vacate { from, why } => format!("vacate {from} {}", why.cause.as_str()),
+            Action::Abandon { serial } => format!("abandon #{serial}"),
             Action::Prepare { to, serial } => format!("prepare {to} #{serial}"),
             Action::Switch(Switch { from, to, why }) => {
                 let from = from.map_or("-".into(), |id| id.to_string());
@@ -301,6 +303,25 @@ fn when_the_actions_fail_the_next_standby_is_tried_then_none_then_all_again() {
 }
 
 #[test]
+fn a_reload_that_takes_the_actions_away_forgets_that_they_failed() {
+    let mut bench = Bench::new(&[Healthy(0); 2], HOOKS);
+    bench.set(0, Down);
+    bench.hooked(1, false);
+    bench.policy = MANUAL;
+    let words = bench.send(Event::Changed(Why::new(Cause::Operator, "reload")));
+    assert_eq!(words, ["switch 0 to 1 probe"]);
+}
+
+#[test]
+fn a_reload_that_takes_the_actions_away_ends_the_waiting() {
+    let mut bench = Bench::new(&[Healthy(0); 2], HOOKS);
+    bench.set(0, Down);
+    bench.policy = MANUAL;
+    let words = bench.send(Event::Changed(Why::new(Cause::Operator, "reload")));
+    assert_eq!(words, ["abandon #1", "switch 0 to 1 probe"]);
+}
+
+#[test]
 fn one_that_was_away_since_its_actions_failed_is_tried_at_once() {
     let mut bench = Bench::new(&[Healthy(0); 2], HOOKS);
     bench.set(0, Down);
@@ -335,7 +356,7 @@ fn who_made_room_in_vain_goes_on_before_others_are_tried() {
 fn one_that_fails_while_it_is_prepared_is_passed_over() {
     let mut bench = Bench::new(&[Healthy(0); 3], HOOKS);
     bench.set(0, Down);
-    assert_eq!(bench.set(1, Down), ["prepare 2 #2"]);
+    assert_eq!(bench.set(1, Down), ["abandon #1", "prepare 2 #2"]);
     assert_eq!(bench.hooked(1, true), NOTHING, "the answer for the one passed over");
     assert_eq!(bench.hooked(2, true), ["switch 0 to 2 probe"]);
 }
@@ -345,7 +366,7 @@ fn an_operator_may_name_another_one_while_one_is_prepared() {
     let mut bench = Bench::new(&[Healthy(0); 3], HOOKS);
     bench.set(0, Down);
     assert_eq!(bench.move_to(Some(1)), Err(MoveError::AlreadyActive));
-    assert_eq!(bench.move_to(Some(2)).unwrap(), ["prepare 2 #2"]);
+    assert_eq!(bench.move_to(Some(2)).unwrap(), ["abandon #1", "prepare 2 #2"]);
     assert_eq!(bench.hooked(2, true), ["switch 0 to 2 operator"]);
     assert!(bench.failover.is_pinned());
 }

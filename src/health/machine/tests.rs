@@ -207,6 +207,7 @@ fn a_result_that_arrives_while_disabled_counts_for_nothing() {
     for _ in 0..5 {
         bench.send(Event::Checked { epoch, result: Judged::Fail("late".into()) });
     }
+    bench.check("FFFF");
     let change = bench.told(Enabled).unwrap();
     assert_eq!(
         (change.to, change.turn, change.cause),
@@ -264,7 +265,7 @@ fn a_trial_that_fails_ejects_for_twice_as_long() {
         assert_eq!(bench.fail_trial(), None, "it was and is ejected");
         assert_eq!(bench.health.wake().unwrap() - bench.at, expected);
     }
-    assert_eq!(bench.health.reason(), &Evidence::Failures { count: 3, last: Trouble::Refused });
+    assert_eq!(bench.health.reason(), &Evidence::TrialFailed(Trouble::Reset));
 }
 
 #[test]
@@ -409,6 +410,15 @@ fn a_reload_that_adds_checks_goes_on_with_what_is_in_use() {
     assert_eq!(bench.send(Event::Configured { is_new_check: true }), None);
     assert_eq!((bench.health.state(), bench.health.is_checked()), (S::Healthy, true));
     assert_eq!(bench.check("FFF"), [S::Unhealthy]);
+}
+
+#[test]
+fn who_is_disabled_while_checks_are_added_is_not_trusted_either() {
+    let mut bench = Bench::new(PASSIVE);
+    bench.told(Disabled);
+    bench.policy = BOTH;
+    bench.send(Event::Configured { is_new_check: true });
+    assert_eq!(bench.told(Enabled).unwrap().to, S::Unknown);
 }
 
 #[test]
