@@ -118,6 +118,8 @@ pub struct Failover {
     last: Option<Id>,
     /// Why the role is on its way to whom it is prepared for.
     pending: Option<Why>,
+    /// Why whoever made room for a failback could not go on meanwhile.
+    lost: Option<Why>,
     /// An operator gave it to whom has it.
     is_pinned: bool,
     /// Those whose actions failed, until they have been away or an operator names them.
@@ -146,11 +148,12 @@ impl Failover {
         let still = known.active.filter(|id| view.find(*id).is_some_and(|m| m.fitness.is_usable()));
         let mut order = view.in_order().into_iter();
         let first = order.find(|member| member.fitness.is_usable()).map(|member| member.id);
-        let active = still.or(first).or_else(|| first_on_trial(view));
+        let active = still.or(first).or_else(|| in_order_on_trial(view).next());
         Self {
             role: active.map_or(Role::Vacant, Role::Active),
             last: active,
             pending: None,
+            lost: None,
             is_pinned: known.is_pinned && still.is_some(),
             barred: known.barred,
             retry_at: None,
@@ -257,7 +260,7 @@ impl<'a> Run<'a> {
     fn new(before: &Failover, view: &'a View<'a>) -> Self {
         let mut next = before.clone();
         // Who has been away comes back with a clean slate; without actions, everybody has one.
-        let is_here = |id: &Id| view.find(*id).is_some_and(|m| m.fitness.is_usable());
+        let is_here = |id: &Id| view.find(*id).is_some_and(|m| m.fitness != Fitness::Down);
         next.barred.retain(|id| view.policy.has_hooks && is_here(id));
         Self { view, next, actions: Vec::new(), wake: None }
     }
@@ -282,7 +285,8 @@ impl<'a> Run<'a> {
         self.next.barred.push(to);
         self.next.role = Role::Vacant;
         self.next.is_pinned = false;
-        // Whoever left only to make room goes on.
+        // Whoever left only to make room goes on, or its successor is sought for why it cannot.
+        self.next.pending = self.next.lost.take().or(self.next.pending.take());
         let last = self.next.last.filter(|id| self.may_have(*id));
         if let (Some(last), Some(why)) = (last, self.next.pending.clone()) {
             self.activate(last, why);
@@ -293,7 +297,10 @@ impl<'a> Run<'a> {
     fn settle(&mut self, why: &Why) {
         if let Some(holder) = self.next.holder() {
             match self.fitness(holder) {
-                Some(Fitness::Healthy(_) | Fitness::Unknown) => return self.stay_or_fail_back(holder),
+                Some(Fitness::Healthy(_) | Fitness::Unknown) => {
+                    self.note_lost(why);
+                    return self.stay_or_fail_back(holder);
+                }
                 // On trial for want of anybody else: it goes on unless there is somebody.
                 Some(Fitness::Trial) if self.best_usable().is_none() => return,
                 _ => {}
@@ -305,19 +312,27 @@ impl<'a> Run<'a> {
         self.fill(why);
     }
 
+    /// While a failback is prepared: remembers why the one it comes from could not go on.
+    fn note_lost(&mut self, why: &Why) {
+        let is_failback = self.next.pending.as_ref().is_some_and(|w| w.cause == Cause::Failback);
+        let is_lost = self.next.last.is_none_or(|id| !self.may_have(id));
+        if is_failback && is_lost && self.next.lost.is_none() {
+            self.next.lost = Some(why.clone());
+        }
+    }
+
     /// Gives the vacant role to the best there is.
     fn fill(&mut self, why: &Why) {
-        let barred = |run: &Self| run.next.barred.clone();
-        if self.best_usable().is_none() && !barred(self).is_empty() {
+        if self.successor().is_none() && !self.next.barred.is_empty() {
             // Everybody left has had its chance; some time later everybody has another one.
             let retry_at = *self.next.retry_at.get_or_insert(self.view.at + HOOK_RETRY);
             if retry_at > self.view.at {
                 self.wake = Some(retry_at);
-            } else {
-                self.next.barred.clear();
+                return;
             }
+            self.next.barred.clear();
         }
-        let Some(to) = self.best_usable().or_else(|| self.on_trial()) else { return };
+        let Some(to) = self.successor() else { return };
         let pending = self.next.pending.take();
         self.give(to, pending.unwrap_or_else(|| why.clone()));
     }
@@ -390,7 +405,7 @@ impl<'a> Run<'a> {
     }
 
     fn activate(&mut self, to: Id, why: Why) {
-        self.next.pending = None;
+        (self.next.pending, self.next.lost) = (None, None);
         self.next.role = Role::Active(to);
         let from = self.next.last.replace(to);
         self.actions.push(Action::Switch(Switch { from, to, why }));
@@ -413,8 +428,10 @@ impl<'a> Run<'a> {
         allowed.min_by_key(rank).map(|member| member.id)
     }
 
-    fn on_trial(&self) -> Option<Id> {
-        first_on_trial(self.view).filter(|id| !self.is_barred(*id))
+    /// Who is to have the vacant role.
+    fn successor(&self) -> Option<Id> {
+        let on_trial = || in_order_on_trial(self.view).find(|id| !self.is_barred(*id));
+        self.best_usable().or_else(on_trial)
     }
 
     /// The usable one that follows `holder` in order, from the first again after the last.
@@ -429,9 +446,10 @@ impl<'a> Run<'a> {
     }
 }
 
-fn first_on_trial(view: &View<'_>) -> Option<Id> {
-    let order = view.in_order();
-    order.iter().find(|m| m.fitness == Fitness::Trial).map(|m| m.id)
+/// Those on trial, in order.
+fn in_order_on_trial(view: &View<'_>) -> impl Iterator<Item = Id> {
+    let order = view.in_order().into_iter();
+    order.filter(|m| m.fitness == Fitness::Trial).map(|m| m.id)
 }
 
 #[cfg(test)]

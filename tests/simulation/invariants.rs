@@ -186,6 +186,15 @@ fn is_usable(world: &World, id: Id) -> bool {
     has_weight && world.outside.get(&id).is_some_and(|outside| outside.naive.is_usable())
 }
 
+fn is_on_trial(world: &World, id: Id) -> bool {
+    let has_weight = world.controller.node(id).is_some_and(|node| node.weight.value() > 0);
+    let naive = world.outside.get(&id).map(|outside| &outside.naive);
+    has_weight
+        && naive.is_some_and(|naive| {
+            naive.state == State::Ejected && naive.ejected.is_some_and(|e| e.is_on_trial)
+        })
+}
+
 /// The machine says what the reference says, and what was told adds up.
 fn each_backend(world: &World) {
     for node in &world.controller.nodes {
@@ -269,7 +278,8 @@ fn successors(world: &World) -> Vec<Id> {
 
 fn prepared(world: &mut World, to: Id, serial: u64) {
     if world.watch.failed_hooks.contains(&to) {
-        let usable: Vec<_> = order(world).into_iter().filter(|id| is_usable(world, *id)).collect();
+        let may = |id: &Id| is_usable(world, *id) || is_on_trial(world, *id);
+        let usable: Vec<_> = order(world).into_iter().filter(may).collect();
         let all_failed = usable.iter().all(|id| world.watch.failed_hooks.contains(id));
         let is_named = world.controller.role.as_ref().is_some_and(|role| role.is_pinned());
         assert!(all_failed || is_named, "{to} is tried again though there are others");
@@ -327,15 +337,16 @@ fn hot_standby(world: &mut World) {
         world.watch.failed_hooks.clear();
     }
     let usable: Vec<_> = order(world).into_iter().filter(|id| is_usable(world, *id)).collect();
-    world.watch.failed_hooks.retain(|id| usable.contains(id));
+    let mut failed = std::mem::take(&mut world.watch.failed_hooks);
+    failed.retain(|id| usable.contains(id) || is_on_trial(world, *id));
+    world.watch.failed_hooks = failed;
     let failed = &world.watch.failed_hooks;
     let is_left = |id: &Id| !failed.contains(id);
     match world.role().expect("it is a hot standby") {
         Role::Active(id) | Role::Preparing(id) if usable.contains(&id) => {}
         Role::Active(id) | Role::Preparing(id) => {
             assert!(!usable.iter().any(is_left), "{id} is active, others are usable");
-            let is_on_trial = world.controller.node(id).is_some_and(|n| n.health.trial().is_some());
-            assert!(is_on_trial, "{id} is active and down");
+            assert!(is_on_trial(world, id), "{id} is active and down");
         }
         Role::Vacant => assert!(!usable.iter().any(is_left), "nobody is active, {usable:?} usable"),
     }

@@ -353,6 +353,18 @@ fn who_made_room_in_vain_goes_on_before_others_are_tried() {
 }
 
 #[test]
+fn a_failback_in_vain_after_which_nobody_can_go_on_is_none() {
+    let policy = Policy { failback: Failback::Auto, ..HOOKS };
+    let mut bench = Bench::new(&[Healthy(0); 3], policy);
+    bench.set(0, Down);
+    bench.hooked(1, true);
+    assert_eq!(bench.set(0, Healthy(0)), ["vacate 1 failback", "prepare 0 #2"]);
+    assert_eq!(bench.set(1, Down), NOTHING);
+    assert_eq!(bench.hooked(2, false), ["prepare 2 #3"]);
+    assert_eq!(bench.hooked(3, true), ["switch 1 to 2 probe"]);
+}
+
+#[test]
 fn one_that_fails_while_it_is_prepared_is_passed_over() {
     let mut bench = Bench::new(&[Healthy(0); 3], HOOKS);
     bench.set(0, Down);
