@@ -161,15 +161,19 @@ impl Controller {
 
     /// Something happened to a backend.
     pub(crate) fn apply(&mut self, id: Id, event: Event, at: Tick) {
-        let is_trial = matches!(event, Event::TrialFailed { .. });
+        let seen = |pool: &Self| pool.node(id).map(|n| (n.health.state(), n.health.trial()));
+        let before = seen(self);
         let change = self.feed(id, event, at);
+        let after = seen(self);
+        if before == after {
+            // Nobody is more or less fit than before: most checks end here.
+            return;
+        }
         let why = match (change, self.node(id)) {
             (Some(change), _) => Why::new(cause(change.cause), change.evidence.to_string()),
-            // People see no change: it was and is ejected. Whoever relied on the trial does.
-            (None, Some(node)) if is_trial => {
-                Why::new(Cause::Outlier, node.health.reason().to_string())
-            }
-            _ => Why::new(Cause::Configuration, "nothing changed"),
+            // People see no change, it was and is ejected; who relied on its trial does.
+            (None, Some(node)) => Why::new(Cause::Outlier, node.health.reason().to_string()),
+            (None, None) => return,
         };
         self.refresh(&why, matches!(why.cause, Cause::Probe | Cause::Outlier), at);
     }

@@ -35,8 +35,6 @@ pub(crate) struct Watch {
     was_up: Option<bool>,
     /// Who was out when the process ended, and who was active.
     before_restart: (Vec<Id>, Option<Id>),
-    pub(crate) takeovers: u64,
-    pub(crate) actions: u64,
 }
 
 impl Watch {
@@ -250,7 +248,6 @@ fn changed(world: &mut World, id: Id, change: &Change) {
         Some(Turn::Reinstated) => counts.reinstate_actions += 1,
         None => {}
     }
-    world.watch.actions += u64::from(change.action().is_some());
 }
 
 /// The order of taking over, told naively.
@@ -278,8 +275,7 @@ fn successors(world: &World) -> Vec<Id> {
 
 fn prepared(world: &mut World, to: Id, serial: u64) {
     if world.watch.failed_hooks.contains(&to) {
-        let may = |id: &Id| is_usable(world, *id) || is_on_trial(world, *id);
-        let usable: Vec<_> = order(world).into_iter().filter(may).collect();
+        let usable: Vec<_> = order(world).into_iter().filter(|id| is_usable(world, *id)).collect();
         let all_failed = usable.iter().all(|id| world.watch.failed_hooks.contains(id));
         let is_named = world.controller.role.as_ref().is_some_and(|role| role.is_pinned());
         assert!(all_failed || is_named, "{to} is tried again though there are others");
@@ -326,7 +322,6 @@ fn switched(world: &mut World, switch: &Switch) {
             None => assert_eq!(world.outside[to].naive.state, State::Ejected, "nobody to take over"),
         }
     }
-    world.watch.takeovers += u64::from(switch.is_takeover());
     world.watch.last = Some(*to);
     world.watch.is_pinned = world.controller.role.as_ref().is_some_and(|role| role.is_pinned());
 }

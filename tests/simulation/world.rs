@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 use tidegate::balance::candidates;
 use tidegate::failover::{self, Action, Event as RoleEvent, Failback, Id, Role};
 use tidegate::health::{
-    self, Answer, Checking, Ejection, Event, Fire, Held, Judged, Operator, Outlier, Saved, Tick, Timing, Trouble,
-    is_due, judge, may_eject, next,
+    self, Answer, Cause, Checking, Ejection, Event, Fire, Held, Judged, Operator, Outlier, Saved, Tick, Timing, Trouble,
+    Turn, is_due, judge, may_eject, next,
 };
 
 use crate::controller::{Controller, Node, Settings, Told};
@@ -65,6 +65,8 @@ pub(crate) struct World {
     pub(crate) is_calm: bool,
     pub(crate) log: Vec<String>,
     pub(crate) is_verbose: bool,
+    /// How often what happened, over all seeds.
+    pub(crate) tally: BTreeMap<&'static str, u64>,
 }
 
 impl World {
@@ -102,7 +104,12 @@ impl World {
             is_calm: false,
             log: Vec::new(),
             is_verbose,
+            tally: BTreeMap::new(),
         }
+    }
+
+    pub(crate) fn count(&mut self, what: &'static str) {
+        *self.tally.entry(what).or_default() += 1;
     }
 
     pub(crate) fn unix(&self) -> Unix {
@@ -173,6 +180,7 @@ impl World {
         for index in 0..self.controller.nodes.len() {
             self.check(index);
         }
+        self.heed();
     }
 
     /// The timer of a check fires, if it is time.
@@ -182,7 +190,10 @@ impl World {
         let Some(due) = node.due.filter(|due| due.at <= self.now) else { return };
         assert!(node.health.is_checked(), "a check of a backend that is not to be checked");
         match due.fire(self.now, self.rng.u64(..), &policy) {
-            Fire::PutOff(later) => node.due = Some(later),
+            Fire::PutOff(later) => {
+                node.due = Some(later);
+                self.count("check put off");
+            }
             Fire::Now => {
                 node.due = None;
                 let (id, epoch) = (node.id, node.health.epoch());
@@ -232,6 +243,7 @@ impl World {
             }
             Ending::Hook { serial, is_ok } => {
                 self.say(|| format!("hook {serial} ended, ok: {is_ok}"));
+                self.count(if is_ok { "actions succeeded" } else { "actions failed" });
                 self.watch.hook_ends(serial, is_ok, self.now);
                 self.controller.role_event(RoleEvent::Hooked { serial, is_ok }, self.now);
             }
@@ -266,6 +278,12 @@ impl World {
         let unix = self.offset + ended;
         if generation == outside.naive.generation {
             outside.naive.checked(letter, &policy, unix);
+        }
+        match (generation == outside.naive.generation, letter) {
+            (false, _) => self.count("check stale"),
+            (true, 'P') => self.count("check passed"),
+            (true, 'F') => self.count("check failed"),
+            (true, _) => self.count("check unjudged"),
         }
         self.say(|| format!("check of {id}: {letter} (epoch {epoch})"));
         self.controller.apply(id, Event::Checked { epoch, result }, ended);
@@ -339,6 +357,7 @@ impl World {
     }
 
     fn end_trial(&mut self, id: Id, number: u64, is_current: bool, is_ok: bool) {
+        self.count(if is_ok { "trial passed" } else { "trial failed" });
         self.say(|| format!("trial {number} of {id}, ok: {is_ok}, current: {is_current}"));
         if is_ok {
             if is_current {
@@ -395,11 +414,11 @@ impl World {
     /// An operator says something.
     fn operate(&mut self) {
         let Some(id) = self.some_id() else { return };
-        match self.rng.u32(0..6) {
+        match self.rng.u32(0..12) {
             0 => self.tell(id, Operator::Draining),
             1 => self.tell(id, Operator::Disabled),
-            2 | 3 => self.tell(id, Operator::Enabled),
-            4 => {
+            2..=7 => self.tell(id, Operator::Enabled),
+            8 => {
                 let weight = some_weight(&mut self.rng);
                 self.say(|| format!("weight of {id}: {weight}"));
                 self.controller.node_mut(id).expect("it is there").weight.overrule(weight);
@@ -602,6 +621,7 @@ impl World {
         let text = self.controller.save(self.now, unix).to_text().expect("it is written");
         let later = unix + self.rng.u64(0..20_000);
         let saved = Saved::read(&text, later).expect("it is read");
+        self.count("restart");
         self.say(|| "restart".into());
         (self.now, self.offset) = (0, later);
         self.endings.clear();
@@ -624,6 +644,9 @@ impl World {
 
     /// What the controller told is done.
     fn heed(&mut self) {
+        if self.controller.choice.is_panic {
+            self.count("panic");
+        }
         for told in std::mem::take(&mut self.controller.told) {
             match &told {
                 Told::Did(Action::Prepare { to, serial }) => {
@@ -632,11 +655,38 @@ impl World {
                     self.push(at, Ending::Hook { serial: *serial, is_ok });
                     self.say(|| format!("prepare {to} #{serial}"));
                 }
-                Told::Did(action) => self.say(|| format!("{action:?}")),
+                Told::Did(action) => {
+                    let what = match action {
+                        Action::Switch(switch) if switch.is_takeover() => match switch.why.cause {
+                            failover::Cause::Failback => "failback",
+                            failover::Cause::Operator => "takeover by operator",
+                            failover::Cause::Configuration => "takeover by reload",
+                            _ => "takeover by eviction",
+                        },
+                        Action::Switch(_) => "role resumed",
+                        Action::Abandon { .. } => "actions abandoned",
+                        Action::Vacate { .. } | Action::Prepare { .. } => "role vacated",
+                    };
+                    self.count(what);
+                    self.say(|| format!("{action:?}"));
+                }
                 Told::Changed(id, change) => {
+                    let what = match (change.turn, change.cause) {
+                        (Some(Turn::Evicted), Cause::Probe) => "evicted by checks",
+                        (Some(Turn::Evicted), Cause::Outlier) => "evicted by connections",
+                        (Some(Turn::Evicted), _) => "evicted by others",
+                        (Some(Turn::Reinstated), Cause::Probe) => "reinstated by checks",
+                        (Some(Turn::Reinstated), Cause::Outlier) => "reinstated by trial",
+                        (Some(Turn::Reinstated), _) => "reinstated by others",
+                        (None, _) => "other change",
+                    };
+                    self.count(what);
                     self.say(|| format!("{id}: {:?} to {:?}: {}", change.from, change.to, change.evidence));
                 }
                 Told::Edge(edge) => self.say(|| format!("{edge:?}")),
+                Told::Level { from, to, .. } if from.is_some() && to < from => {
+                    self.count("priority back");
+                }
                 Told::Level { from, to, .. } => self.say(|| format!("level {from:?} to {to:?}")),
             }
             Watch::hear(self, told);
@@ -696,11 +746,11 @@ fn some_truth(rng: &mut fastrand::Rng) -> Truth {
 }
 
 fn some_operator(rng: &mut fastrand::Rng) -> Operator {
-    if rng.u32(0..6) == 0 { Operator::Disabled } else { Operator::Enabled }
+    if rng.u32(0..10) == 0 { Operator::Disabled } else { Operator::Enabled }
 }
 
 fn some_weight(rng: &mut fastrand::Rng) -> u32 {
-    if rng.u32(0..8) == 0 { 0 } else { rng.u32(1..5) }
+    if rng.u32(0..12) == 0 { 0 } else { rng.u32(1..5) }
 }
 
 fn checks(rng: &mut fastrand::Rng) -> Option<Checking> {
