@@ -6,7 +6,7 @@
 use serde_yaml::{Mapping, Value};
 
 use super::form::{Name, Text as _};
-use super::nearest::hint;
+use super::nearest::{hint, nearest, one_of};
 use super::problem::{Path, Problems, show};
 use super::shape::{Bound, Branch, Key, Section, Shape, Text, Word};
 use super::tree::{Kind, Node};
@@ -80,7 +80,12 @@ fn leaf(value: &str, shape: &Shape) -> Result<Value, String> {
         Shape::Integer { min, max } => integer(value, *min, *max).map(Value::from),
         Shape::Boolean => boolean(value).map(Value::from).ok_or_else(String::new),
         Shape::Text(Text { form: Some(form), min, max }) => {
-            let measure = (form.check)(value)?;
+            let is_positive = min.as_ref().is_some_and(|min| min.measure > 0);
+            let measure = match (form.check)(value) {
+                // The form would say what zero looks like.
+                Err(_) if value == "0" && is_positive => return Err(String::new()),
+                checked => checked?,
+            };
             let under = |min: &Bound| measure.is_some_and(|measure| measure < min.measure);
             let over = |max: &Bound| measure.is_some_and(|measure| measure > max.measure);
             match min.as_ref().is_some_and(under) || max.as_ref().is_some_and(over) {
@@ -185,6 +190,7 @@ fn check_named(
 
 fn check_section(node: &Node<'_>, section: &Section, path: &Path<'_>, to: &mut Problems) -> Value {
     let mut values = Mapping::new();
+    let mut meant = Vec::new();
     for entry in node.entries() {
         let inner = path.key(&entry.key);
         match section.key(&entry.key) {
@@ -193,15 +199,17 @@ fn check_section(node: &Node<'_>, section: &Section, path: &Path<'_>, to: &mut P
                     .insert(key.name.as_str().into(), check(&entry.value, &key.shape, &inner, to));
             }
             None => to.add(entry.key_pos, &inner, || {
-                let hint = hint(&entry.key, section.keys.iter().map(|key| key.name.as_str()));
-                format!("unknown key {}; {hint}", show(&entry.key))
+                let names = section.keys.iter().map(|key| key.name.as_str());
+                // A slip of the finger is one problem: its key is not missing as well.
+                meant.extend(nearest(&entry.key, names.clone()));
+                format!("unknown key {}; {}", show(&entry.key), hint(&entry.key, names))
             }),
         }
     }
     for key in section.keys.iter().filter(|key| key.is_required) {
-        if !values.contains_key(key.name.as_str()) {
-            to.add(node.pos, path, || {
-                format!("the key \"{}\" is missing; expected {}", key.name, key.shape.describe())
+        if !values.contains_key(key.name.as_str()) && !meant.contains(&key.name.as_str()) {
+            to.add(node.pos, &path.key(&key.name), || {
+                format!("the key is missing; expected {}", key.shape.describe())
             });
         }
     }
@@ -233,8 +241,8 @@ fn check_choice(node: &Node<'_>, branches: &[Branch], path: &Path<'_>, to: &mut 
         (_, entries) => {
             let count = entries.len();
             to.add(node.pos, path, || {
-                let names = hint("", branches.iter().map(|branch| branch.name.as_str()));
-                format!("expected one name with its options, found {count} keys; {names}")
+                let names = one_of(branches.iter().map(|branch| branch.name.as_str()));
+                format!("expected {names}, with its options, found {count} keys")
             });
             return Value::Null;
         }
@@ -251,7 +259,9 @@ fn check_choice(node: &Node<'_>, branches: &[Branch], path: &Path<'_>, to: &mut 
     let (shape, options) = match (&branch.options, options) {
         (None, None) => return branch.name.as_str().into(),
         (None, Some(options)) => (&Shape::Section(Section::default()), options),
-        (Some(shape), options) => (shape, options.unwrap_or(&empty)),
+        (Some(shape), options) => {
+            (shape, options.filter(|options| options.kind != Kind::Nothing).unwrap_or(&empty))
+        }
     };
     let value = check(options, shape, &inner, to);
     if branch.options.is_none() {

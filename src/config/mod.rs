@@ -196,7 +196,12 @@ fn one_shot_tree<'a>(
         Node { pos: pos(), kind: Kind::List(items) }
     };
     let map = |entries: Vec<(&'a str, Node<'a>)>| {
-        let entry = |(key, value): (&'a str, _)| Entry { key: key.into(), key_pos: pos(), value };
+        let entry = |(key, value): (&'a str, _)| Entry {
+            key: key.into(),
+            key_pos: pos(),
+            is_double: false,
+            value,
+        };
         Node { pos: pos(), kind: Kind::Map(entries.into_iter().map(entry).collect()) }
     };
     let listener = map(vec![("bind", list(listen)), ("pool", scalar("main"))]);

@@ -59,8 +59,8 @@ pub fn render(file: &str, problems: &[Problem]) -> String {
 #[derive(Clone, Copy)]
 pub(super) enum Path<'p> {
     Root,
-    Key(&'p Path<'p>, &'p str),
-    Index(&'p Path<'p>, usize),
+    Key(&'p Self, &'p str),
+    Index(&'p Self, usize),
 }
 
 impl<'p> Path<'p> {
@@ -85,8 +85,8 @@ impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Root => Ok(()),
-            Self::Key(Path::Root, key) => f.write_str(&cut(key)),
-            Self::Key(parent, key) => write!(f, "{parent}.{}", cut(key)),
+            Self::Key(Path::Root, key) => f.write_str(&segment(key)),
+            Self::Key(parent, key) => write!(f, "{parent}.{}", segment(key)),
             Self::Index(parent, index) => write!(f, "{parent}[{index}]"),
         }
     }
@@ -95,6 +95,10 @@ impl fmt::Display for Path<'_> {
 /// A value as a message shows it: in quotes, escaped, and cut when it is long.
 pub(super) fn show(text: &str) -> String {
     format!("\"{}\"", cut(text))
+}
+
+fn segment(key: &str) -> String {
+    if key.is_empty() { show(key) } else { cut(key) }
 }
 
 fn cut(text: &str) -> String {

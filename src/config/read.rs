@@ -93,7 +93,7 @@ enum Key<'a> {
     /// A key.
     None,
     /// The value of a key.
-    Some(Cow<'a, str>, Pos),
+    Some { key: Cow<'a, str>, pos: Pos, is_double: bool },
     /// The value of a key that is wrong; it is thrown away.
     Wrong,
 }
@@ -210,12 +210,12 @@ impl<'a> Reader<'_, 'a> {
             Open::Map { entries, key, .. } => match std::mem::replace(key, Key::None) {
                 Key::None => self.key(node),
                 Key::Wrong => {}
-                Key::Some(key, key_pos) => {
+                Key::Some { key, pos: key_pos, is_double } => {
                     if node.kind == Kind::Nothing {
                         // There is nothing to point at but its key.
                         node.pos = key_pos;
                     }
-                    entries.push(Entry { key, key_pos, value: node });
+                    entries.push(Entry { key, key_pos, is_double, value: node });
                 }
             },
         }
@@ -234,13 +234,13 @@ impl<'a> Reader<'_, 'a> {
                 Key::Wrong
             }
             Kind::Scalar(text) => match self.seen(&text, pos) {
-                None => Key::Some(text, pos),
+                None => Key::Some { key: text, pos, is_double: false },
                 Some(first) => {
                     let message =
                         || format!("duplicate key {}; line {} has it too", show(&text), first.line);
                     let problem = (pos, message);
                     report(self.problems, &self.frames, &Path::Root, Some(&text), problem);
-                    Key::Wrong
+                    Key::Some { key: text, pos, is_double: true }
                 }
             },
             Kind::Broken => Key::Wrong,
@@ -274,7 +274,7 @@ impl<'a> Reader<'_, 'a> {
 
     fn tag(&mut self, tag: Option<&Tag>, pos: Pos) {
         if let Some(tag) = tag {
-            let tag = tag.to_string();
+            let tag = tag.to_string().replace("tag:yaml.org,2002:", "!!");
             self.problem(pos, || format!("tags are not supported; remove {}", show(&tag)));
         }
     }
@@ -296,8 +296,7 @@ impl<'a> Reader<'_, 'a> {
         }
         let line = self.text.lines().nth((pos.line as usize).saturating_sub(1)).unwrap_or("");
         let hint = hint(error.kind(), line);
-        self.problems.add(pos, &Path::Root, || format!("this is no YAML: {}{hint}", error.kind()));
-        None
+        self.stop(pos, || format!("not valid YAML: {}{hint}", error.kind()))
     }
 }
 
@@ -313,7 +312,7 @@ fn report(
         (Some((Frame { open: Open::List(items), .. }, inner)), _) => {
             report(problems, inner, &path.index(items.len()), last, problem);
         }
-        (Some((Frame { open: Open::Map { key: Key::Some(key, _), .. }, .. }, inner)), _) => {
+        (Some((Frame { open: Open::Map { key: Key::Some { key, .. }, .. }, .. }, inner)), _) => {
             report(problems, inner, &path.key(key), last, problem);
         }
         (Some((_, inner)), _) => report(problems, inner, path, last, problem),

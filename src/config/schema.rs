@@ -1,5 +1,6 @@
 //! The model as JSON Schema: for the checker as it comes, for editors tidied up.
 
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
@@ -34,45 +35,76 @@ pub fn schema(registry: &Registry) -> Value {
 /// | `x-shorthand` | a text in the place of this section is the value of that key |
 /// | `x-default-from` | without this key its value is the text of that key |
 pub(super) fn annotated(registry: &Registry) -> Value {
+    let mut defaults = of_type::<Defaults>();
+    let mut root = of_type::<Config>();
+    make_optional(&mut defaults);
+    for section in ["listener", "pool"] {
+        if let Some(section) = defaults.pointer_mut(&format!("/properties/{section}")) {
+            make_optional(section);
+        }
+    }
+    insert_before(&mut root, "listeners", ("defaults", defaults));
+    fill_in(&mut root, &strategy::choices(registry));
+    root
+}
+
+/// The annotated schema of one type, everything in its place.
+pub(super) fn of_type<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.inline_subschemas = true;
         settings.meta_schema = None;
     });
-    let mut generator = settings.into_generator();
-    let mut defaults = generator.subschema_for::<Defaults>().to_value();
-    let mut root = generator.into_root_schema_for::<Config>().to_value();
-    if let Value::Object(defaults) = &mut defaults {
-        defaults.remove("required");
-        for key in ["listener", "pool"] {
-            if let Some(Value::Object(section)) =
-                defaults.get_mut("properties").and_then(|keys| keys.get_mut(key))
-            {
-                section.remove("required");
-            }
-        }
-    }
-    insert_before(&mut root, "listeners", ("defaults", defaults));
-    if let Value::Object(root) = &mut root {
-        root.remove("title");
-        root.insert("description".to_owned(), "A configuration of tidegate.".into());
-    }
-    fill_in(&mut root, &strategy::choices(registry));
-    relax(&mut root);
-    root
+    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
+    tidy(&mut schema);
+    schema
 }
 
-/// Takes keys that have a default out of `required`: serde does not know of `x-default-from`.
-fn relax(schema: &mut Value) {
-    if let Value::Object(object) = schema {
-        let properties = object.get("properties").cloned();
-        let has_default =
-            |key: &Value| properties.as_ref()?.get(key.as_str()?)?.get("x-default-from").map(drop);
-        if let Some(Value::Array(required)) = object.get_mut("required") {
-            required.retain(|key| has_default(key).is_none());
+/// Lets every key of a section be absent.
+fn make_optional(section: &mut Value) {
+    if let Value::Object(section) = section {
+        section.remove("required");
+    }
+}
+
+/// Takes out what Rust types say and files do not: names of types, null for an absent key, and
+/// that a key is required whose default is the text of another one.
+fn tidy(schema: &mut Value) {
+    match schema {
+        Value::Object(object) => {
+            object.remove("title");
+            without_null(object);
+            let properties = object.get("properties").cloned();
+            if let Some(Value::Array(required)) = object.get_mut("required") {
+                required.retain(|key| {
+                    let key = key.as_str().and_then(|key| properties.as_ref()?.get(key));
+                    key.is_none_or(|key| key.get("x-default-from").is_none())
+                });
+            }
+            object.values_mut().for_each(tidy);
         }
-        object.values_mut().for_each(relax);
-    } else if let Value::Array(items) = schema {
-        items.iter_mut().for_each(relax);
+        Value::Array(items) => items.iter_mut().for_each(tidy),
+        _ => {}
+    }
+}
+
+/// An `Option` is a key that may be absent, never a null.
+fn without_null(object: &mut Map<String, Value>) {
+    if let Some(Value::Array(types)) = object.get_mut("type") {
+        types.retain(|name| name != "null");
+        if let [one] = types.as_slice() {
+            let one = one.clone();
+            object.insert("type".to_owned(), one);
+        }
+    }
+    let Some(Value::Array(branches)) = object.get_mut("anyOf") else { return };
+    branches.retain(|branch| branch.get("type").is_none_or(|name| name != "null"));
+    if branches.len() == 1
+        && let Some(Value::Object(only)) = branches.pop()
+    {
+        object.remove("anyOf");
+        for (key, value) in only {
+            object.entry(key).or_insert(value);
+        }
     }
 }
 
@@ -121,6 +153,7 @@ fn publish(schema: &mut Value) {
             "additionalProperties" | "items" => publish(value),
             "anyOf" | "oneOf" => {
                 if let Value::Array(branches) = value {
+                    add_bare_names(branches);
                     branches.iter_mut().for_each(publish);
                 }
             }
@@ -129,6 +162,11 @@ fn publish(schema: &mut Value) {
     }
     if object.get("additionalProperties").is_some_and(Value::is_object) {
         object.insert("propertyNames".to_owned(), json!({ "pattern": NAME_OR_VARIABLE }));
+    }
+    if object.get("const").is_some_and(|word| word == "off") {
+        object.remove("const");
+        object.remove("type");
+        object.insert("enum".to_owned(), json!(["off", false]));
     }
     let shorthand = object.get("x-shorthand").and_then(Value::as_str).map(str::to_owned);
     let short = shorthand.and_then(|key| object.get("properties")?.get(key).cloned());
@@ -142,6 +180,21 @@ fn publish(schema: &mut Value) {
         let section = Value::Object(std::mem::take(object));
         object.insert("anyOf".to_owned(), json!([short, section]));
     }
+}
+
+/// Lets a choice whose options may all be absent be written as its name alone.
+fn add_bare_names(branches: &mut Vec<Value>) {
+    let mut added = Vec::new();
+    for branch in branches.iter().filter(|branch| branch.get("required").is_some()) {
+        let Some(Value::Object(properties)) = branch.get("properties") else { continue };
+        for (name, options) in properties {
+            let is_known = branches.iter().any(|branch| branch.get("const") == Some(&json!(name)));
+            if !is_known && options.get("required").is_none() {
+                added.push(json!({ "type": "string", "const": name }));
+            }
+        }
+    }
+    branches.extend(added);
 }
 
 const NAME_OR_VARIABLE: &str = r"^[A-Za-z0-9_.-]{1,128}$|\$\{";
