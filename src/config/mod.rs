@@ -15,6 +15,7 @@ pub mod problem;
 mod read;
 mod reference;
 mod rules;
+mod scalar;
 mod schema;
 mod shape;
 mod strategy;
@@ -113,8 +114,8 @@ fn finish(
     if merge::merge_defaults(&mut read, &shape, &mut problems).is_none() {
         return Err(problems.into_list());
     }
-    let mut value = check::check(&read.root, &shape, &Path::Root, &mut problems);
     rules::check_rules(&read.root, &mut problems);
+    let mut value = check::check(&read.root, &shape, &Path::Root, &mut problems);
     if !problems.is_empty() {
         return Err(problems.into_list());
     }
@@ -213,5 +214,7 @@ fn one_shot_tree<'a>(
     ])
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

@@ -37,6 +37,8 @@ pub(super) fn read<'a>(text: &'a str, env: Env<'_>, problems: &mut Problems) -> 
     options.set_emit_comments(false);
     options.flow_nesting_limit = MAX_DEPTH;
     options.block_nesting_limit = MAX_DEPTH;
+    // Directives: nothing that they say is of use here, and their number is not bounded.
+    options.disallow_directives = true;
     let mut reader = Reader {
         env,
         problems,
@@ -107,11 +109,15 @@ impl<'a> Reader<'_, 'a> {
             Event::Scalar(text, style, anchor, tag) => {
                 self.tag(tag.as_deref(), tag_at.map_or(pos, pos_of));
                 let node = self.scalar(text, style, pos);
+                if self.bytes_left == 0 {
+                    return None;
+                }
                 self.remember(anchor, &node)?;
                 return self.place(node, 1);
             }
             Event::SequenceStart(_, anchor, tag) => {
                 self.tag(tag.as_deref(), tag_at.map_or(pos, pos_of));
+                let pos = self.first_dash(at);
                 self.frames.push(Frame { pos, anchor, open: Open::List(Vec::new()) });
             }
             Event::MappingStart(_, anchor, tag) => {
@@ -137,6 +143,20 @@ impl<'a> Reader<'_, 'a> {
             return self.stop(pos, too_deep);
         }
         Some(())
+    }
+
+    /// Where a list begins. The parser has a list that is no deeper than its key begin behind its
+    /// first dash.
+    fn first_dash(&self, at: Marker) -> Pos {
+        let pos = pos_of(at);
+        let before = at.byte_offset().and_then(|offset| self.text.get(..offset)).unwrap_or("");
+        let is_at_item = !self.text[before.len()..].starts_with(['-', '[']);
+        let gap = before.len() - before.trim_end_matches([' ', '\t']).len();
+        let to_dash = u32::try_from(gap + 1).unwrap_or(u32::MAX);
+        if is_at_item && before[..before.len() - gap].ends_with('-') && to_dash < pos.column {
+            return Pos { column: pos.column - to_dash, ..pos };
+        }
+        pos
     }
 
     fn document(&mut self, pos: Pos) -> Option<()> {
@@ -326,7 +346,7 @@ fn too_deep() -> String {
 }
 
 fn too_many() -> String {
-    format!("more than {MAX_NODES} values, counting what aliases repeat")
+    format!("more than {MAX_NODES} keys and values, counting what aliases repeat")
 }
 
 fn pos_of(marker: Marker) -> Pos {

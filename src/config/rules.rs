@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::check::integer;
 use super::nearest::{nearest, one_of};
 use super::problem::{Path, Problems, show};
+use super::scalar::integer;
 use super::tree::{Entry, Node, Pos};
 use crate::net::addr::{Address, Bind};
 
@@ -52,7 +52,7 @@ fn check_pool_name(
         };
         match nearest(name, names) {
             Some(meant) => {
-                format!("unknown pool {}; did you mean \"{meant}\"? {pools}", show(name))
+                format!("unknown pool {}; did you mean {}? {pools}", show(name), show(meant))
             }
             None => format!("unknown pool {}; {pools}", show(name)),
         }
