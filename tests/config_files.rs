@@ -12,41 +12,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tidegate::balance::{Candidate, Entry, OptionKey, Options, Registry, Strategy};
+use tidegate::balance::Registry;
 use tidegate::config::{load_bytes, reference, render, schema};
 
-fn build(_: &[Candidate], _: &Options) -> Box<dyn Strategy> {
-    unreachable!("the configuration builds no strategy")
-}
-
-const fn option(name: &'static str, max: u64, default: u64) -> OptionKey {
-    OptionKey { name, summary: "An option.", min: 0, max, default }
-}
-
-const HASH: &[OptionKey] = &[
-    option("prefix_v4", 32, 32),
-    option("prefix_v6", 128, 64),
-    option("table_size", 5_000_011, 65_537),
-];
-
-/// The strategies of the contract; those that are built in already stay as they are.
 fn registry() -> Registry {
-    let mut registry = Registry::default();
-    for (name, options) in [
-        ("round_robin", &[][..]),
-        ("least_connections", &[]),
-        ("random", &[]),
-        ("power_of_two", &[]),
-        ("least_latency", &[]),
-        ("source_hash", HASH),
-        ("first_available", &[]),
-        ("hot_standby", &[]),
-    ] {
-        if registry.find(name).is_none() {
-            registry.register(Entry { name, summary: "A strategy.", options, build });
-        }
-    }
-    registry
+    Registry::default()
 }
 
 fn env(name: &str) -> Option<String> {

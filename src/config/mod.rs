@@ -114,7 +114,7 @@ fn finish(
     if merge::merge_defaults(&mut read, &shape, &mut problems).is_none() {
         return Err(problems.into_list());
     }
-    rules::check_rules(&read.root, &mut problems);
+    rules::check_rules(&read.root, registry, &mut problems);
     let mut value = check::check(&read.root, &shape, &Path::Root, &mut problems);
     if !problems.is_empty() {
         return Err(problems.into_list());

@@ -10,20 +10,23 @@ use super::nearest::{nearest, one_of};
 use super::problem::{Path, Problems, show};
 use super::scalar::integer;
 use super::tree::{Entry, Node, Pos};
+use crate::balance::Registry;
 use crate::net::addr::{Address, Bind};
 
 /// Addresses that all listeners together may bind.
 pub const MAX_BOUND: usize = 65_536;
 
 /// Checks what is between keys.
-pub(super) fn check_rules(root: &Node<'_>, problems: &mut Problems) {
+pub(super) fn check_rules(root: &Node<'_>, registry: &Registry, problems: &mut Problems) {
     let listeners = root.get("listeners").map_or(&[][..], Node::entries);
     let pools = root.get("pools").map_or(&[][..], Node::entries);
     let by_name: HashMap<&str, &Node<'_>> =
         pools.iter().rev().map(|entry| (entry.key.as_ref(), &entry.value)).collect();
     let all = Path::Root.key("pools");
     for pool in pools.iter().filter(|pool| !pool.is_double) {
-        check_pool(&pool.value, &all.key(&pool.key), problems);
+        let path = all.key(&pool.key);
+        check_options(&pool.value, registry, &path, problems);
+        check_pool(&pool.value, &path, problems);
     }
     if root.get("pools").is_some_and(Node::is_map) {
         for listener in listeners.iter().filter(|listener| !listener.is_double) {
@@ -32,6 +35,22 @@ pub(super) fn check_rules(root: &Node<'_>, problems: &mut Problems) {
     }
     if let Some(bound) = check_binds(listeners, problems) {
         check_loops(listeners, &by_name, &bound, problems);
+    }
+}
+
+/// What a strategy wants of an option beyond its range.
+fn check_options(pool: &Node<'_>, registry: &Registry, path: &Path<'_>, problems: &mut Problems) {
+    let path = path.key("strategy");
+    for choice in pool.get("strategy").map_or(&[][..], Node::entries) {
+        let path = path.key(&choice.key);
+        let known = registry.find(&choice.key).map_or(&[][..], |entry| entry.options);
+        for option in known {
+            let Some(node) = choice.value.get(option.name) else { continue };
+            let value = node.text().and_then(|text| integer(text, option.min, option.max).ok());
+            if let Some(Err(message)) = value.map(|value| option.accept(value)) {
+                problems.add(node.pos, &path.key(option.name), || message);
+            }
+        }
     }
 }
 

@@ -2,41 +2,18 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::*;
-use crate::balance::{Candidate, Entry as Row, OptionKey, Options, Strategy};
+use crate::balance::{Entry as Row, OptionKey};
 use crate::net::addr::Address;
 
-fn build(_: &[Candidate], _: &Options) -> Box<dyn Strategy> {
-    unreachable!("the configuration builds no strategy")
-}
-
-const fn option(name: &'static str, max: u64, default: u64) -> OptionKey {
-    OptionKey { name, summary: "An option.", min: 0, max, default }
-}
-
-const HASH: &[OptionKey] = &[
-    option("prefix_v4", 32, 32),
-    option("prefix_v6", 128, 64),
-    option("table_size", 5_000_011, 65_537),
-];
-
-/// The strategies of the contract; those that are built in already stay as they are.
 pub(super) fn registry() -> Registry {
-    let mut registry = Registry::default();
-    for (name, options) in [
-        ("round_robin", &[][..]),
-        ("least_connections", &[]),
-        ("random", &[]),
-        ("power_of_two", &[]),
-        ("least_latency", &[]),
-        ("source_hash", HASH),
-        ("first_available", &[]),
-        ("hot_standby", &[]),
-    ] {
-        if registry.find(name).is_none() {
-            registry.register(Row { name, summary: "A strategy.", options, build });
-        }
-    }
-    registry
+    Registry::default()
+}
+
+/// The option of a strategy.
+fn option(strategy: &str, name: &str) -> OptionKey {
+    let registry = registry();
+    let options = registry.find(strategy).map_or(&[][..], |entry| entry.options);
+    *options.iter().find(|option| option.name == name).expect("an option")
 }
 
 /// No variable is set but `HOST`.
@@ -89,8 +66,8 @@ fn a_file_becomes_values() {
     assert_eq!(listener.pool, "app");
     let pool = &config.pools["app"];
     assert_eq!(pool.strategy.name, "source_hash");
-    assert_eq!(pool.strategy.options.get(&HASH[0]), 24);
-    assert_eq!(pool.strategy.options.get(&HASH[1]), 64);
+    assert_eq!(pool.strategy.options.get(&option("source_hash", "prefix_v4")), 24);
+    assert_eq!(pool.strategy.options.get(&option("source_hash", "prefix_v6")), 64);
     let names: Vec<&str> = pool.backends.iter().map(|backend| backend.name.as_str()).collect();
     assert_eq!(names, ["10.0.0.11:9501", "app-2", "unix:/run/app.sock"]);
     assert_eq!(pool.backends[1].address, tcp("10.0.0.1:9501"));
@@ -219,14 +196,22 @@ fn a_configuration_needs_no_file() {
 }
 
 #[test]
-fn without_its_strategies_a_configuration_is_refused_and_nothing_breaks() {
-    let mut registry = Registry::default();
-    registry.register(Row { name: "mine", summary: "", options: &[], build });
-    let problems = load(GOOD, &env, &registry).err().unwrap_or_default();
-    let is_known = registry.find("source_hash").is_some();
-    assert_eq!(problems.is_empty(), is_known);
+fn a_strategy_that_was_registered_can_be_configured() {
+    let text = GOOD.replace("{ source_hash: { prefix_v4: 24 } }", "mine");
+    assert!(problem(&text).contains("unknown strategy \"mine\""));
+    let mut registry = registry();
+    let first = registry.entries()[0];
+    registry.register(Row { name: "mine", ..first });
+    let config = load(&text, &env, &registry).unwrap();
+    assert_eq!(config.pools["app"].strategy.name, "mine");
+}
+
+#[test]
+fn an_option_is_checked_by_its_strategy() {
+    let problem = problem(&GOOD.replace("prefix_v4: 24", "table_size: 65536"));
     assert!(
-        load(&GOOD.replace("{ source_hash: { prefix_v4: 24 } }", "mine"), &env, &registry).is_ok()
+        problem.starts_with("7:44: pools.app.strategy.source_hash.table_size: expected a prime"),
+        "{problem}"
     );
 }
 
