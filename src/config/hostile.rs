@@ -2,6 +2,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::strategy::Strategy;
 
 use super::tests::{GOOD, env, registry};
 use super::*;
@@ -154,10 +155,8 @@ fn value() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
-use proptest::strategy::Strategy;
-
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
     fn random_bytes_are_answered(bytes in vec(any::<u8>(), 0..400)) {

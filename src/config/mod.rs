@@ -217,4 +217,6 @@ fn one_shot_tree<'a>(
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod round_trip;
+#[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use crate::balance::Registry;
 #[must_use]
 pub fn schema(registry: &Registry) -> Value {
     let mut root = annotated(registry);
+    require_without_defaults(&mut root);
     publish(&mut root);
     let mut schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -140,6 +141,24 @@ fn fill_in(schema: &mut Value, strategies: &Value) {
     }
 }
 
+/// With `defaults` a listener or pool may have its required keys from there: whether it has them is
+/// more than a schema can tell.
+fn require_without_defaults(root: &mut Value) {
+    let mut then = Map::new();
+    for all in ["listeners", "pools"] {
+        let section = format!("/properties/{all}/additionalProperties");
+        let Some(Value::Object(section)) = root.pointer_mut(&section) else { continue };
+        if let Some(required) = section.remove("required") {
+            let section = json!({ "additionalProperties": { "required": required } });
+            then.insert(all.to_owned(), section);
+        }
+    }
+    if let Value::Object(root) = root {
+        root.insert("if".to_owned(), json!({ "not": { "required": ["defaults"] } }));
+        root.insert("then".to_owned(), json!({ "properties": then }));
+    }
+}
+
 /// Turns the annotated schema into plain JSON Schema.
 fn publish(schema: &mut Value) {
     let Value::Object(object) = schema else { return };
@@ -199,21 +218,86 @@ fn add_bare_names(branches: &mut Vec<Value>) {
 
 const NAME_OR_VARIABLE: &str = r"^[A-Za-z0-9_.-]{1,128}$|\$\{";
 
-/// Allows `${VAR}` where a number, a boolean or a text of some form stands.
+/// Allows `${VAR}` where a number, a boolean or a text of some form stands, and the former in quotes.
 fn let_variables_in(object: &mut Map<String, Value>) {
     if let Some(Value::String(pattern)) = object.get_mut("pattern") {
         *pattern = format!(r"{pattern}|\$\{{");
         return;
     }
-    let is_leaf = matches!(object.get("type").and_then(Value::as_str), Some("integer" | "boolean"));
-    if is_leaf {
+    let pattern = match object.get("type").and_then(Value::as_str) {
+        Some("integer") => r"^[0-9]+$|\$\{",
+        Some("boolean") => r"^(true|false|on|off|yes|no)$|\$\{",
+        _ => "",
+    };
+    if !pattern.is_empty() {
         let kept = ["description", "default"];
         let (outer, inner): (Map<_, _>, Map<_, _>) =
             std::mem::take(object).into_iter().partition(|(key, _)| kept.contains(&key.as_str()));
         *object = outer;
         object.insert(
             "anyOf".to_owned(),
-            json!([Value::Object(inner), { "type": "string", "pattern": r"\$\{" }]),
+            json!([Value::Object(inner), { "type": "string", "pattern": pattern }]),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every object of a schema, with its pointer.
+    fn objects<'v>(value: &'v Value, at: &str, out: &mut Vec<(String, &'v Map<String, Value>)>) {
+        match value {
+            Value::Object(object) => {
+                out.push((at.to_owned(), object));
+                for (key, value) in object {
+                    objects(value, &format!("{at}/{key}"), out);
+                }
+            }
+            Value::Array(items) => {
+                for (index, value) in items.iter().enumerate() {
+                    objects(value, &format!("{at}/{index}"), out);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn what_is_published_is_plain_json_schema() {
+        let schema = schema(&Registry::default());
+        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+        let mut all = Vec::new();
+        objects(&schema, "", &mut all);
+        assert!(all.len() > 100);
+        for (at, object) in all.iter().filter(|(at, _)| !at.ends_with("/properties")) {
+            for key in object.keys() {
+                assert!(!key.starts_with("x-") && key != "format" && key != "$ref", "{at}/{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_section_is_closed_and_every_key_described() {
+        let schema = schema(&Registry::default());
+        let mut all = Vec::new();
+        objects(&schema, "", &mut all);
+        for (at, object) in all.iter().filter(|(at, _)| !at.starts_with("/then")) {
+            if object.get("properties").is_some_and(Value::is_object) {
+                assert_eq!(object.get("additionalProperties"), Some(&json!(false)), "{at}");
+            }
+            if at.ends_with("/properties") && !at.contains("/oneOf/") {
+                for (key, value) in *object {
+                    assert!(value.get("description").is_some(), "{at}/{key}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn keys_stand_in_the_order_of_the_contract() {
+        let schema = schema(&Registry::default());
+        let keys: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["runtime", "log", "defaults", "listeners", "pools"]);
     }
 }
