@@ -176,6 +176,7 @@ fn check_binds<'n>(listeners: &'n [Entry<'n>], problems: &mut Problems) -> Optio
     Some(bound)
 }
 
+#[track_caller]
 fn report(
     one: &Bound<'_>,
     listeners: &[Entry<'_>],
@@ -290,10 +291,12 @@ fn check_loops<'n>(
     bound: &[Bound<'n>],
     problems: &mut Problems,
 ) {
+    let pool_names: Vec<Option<&str>> =
+        listeners.iter().map(|listener| listener.value.get("pool").and_then(Node::text)).collect();
     let mut reaches: HashMap<&str, Reach<'_>> = HashMap::new();
     for one in bound {
-        let pool = listeners[one.listener].value.get("pool").and_then(Node::text);
-        let Some((name, pool)) = pool.and_then(|name| pools.get_key_value(name)) else { continue };
+        let pool = pool_names[one.listener].and_then(|name| pools.get_key_value(name));
+        let Some((name, pool)) = pool else { continue };
         let reach = reaches.entry(name).or_insert_with(|| Reach::of(pool));
         if let Some(backend) = reach.hit(&one.bind) {
             report(one, listeners, problems, || {

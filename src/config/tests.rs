@@ -228,3 +228,18 @@ fn ten_thousand_backends_are_loaded() {
     }
     assert_eq!(config(&text).pools["app"].backends.len(), 10_000);
 }
+
+#[test]
+fn what_many_inherit_is_looked_at_in_linear_time() {
+    let keys = |count: usize| (0..count).map(|n| format!("k{n}: 1, ")).collect::<String>();
+    let many = 20_000;
+    let text = format!(
+        "defaults: {{ pool: {{ {0} }}, listener: {{ pool: nowhere }} }}\n\
+         listeners:\n  a: {{ {0} bind: [{1}] }}\n{2}pools: {{ a: {{ {0} }} }}\n",
+        keys(many),
+        (0..many).map(|n| format!("127.0.0.1:{}, ", n + 1)).collect::<String>(),
+        (0..many).map(|n| format!("  l{n}: {{}}\n")).collect::<String>(),
+    );
+    let problems = problems(&text);
+    assert_eq!(problems.len(), problem::MAX_PROBLEMS + 1);
+}
