@@ -30,7 +30,9 @@ pub(super) fn merge_defaults(
         for entry in named {
             if merge(&mut entry.value, defaults, section, &mut read.nodes_left).is_none() {
                 problems.add(entry.key_pos, &Path::Root.key(all).key(&entry.key), || {
-                    format!("more than {MAX_NODES} values, counting what \"defaults\" repeats")
+                    format!(
+                        "more than {MAX_NODES} keys and values, counting what \"defaults\" repeats"
+                    )
                 });
                 return None;
             }
