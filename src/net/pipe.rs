@@ -34,8 +34,7 @@ impl Pipe {
     }
 
     /// Whether it holds no bytes.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.held == 0
     }
 
