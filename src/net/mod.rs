@@ -1,3 +1,10 @@
 //! Bytes and sockets. Nothing in here knows a pool, a policy or a strategy.
 
 pub mod addr;
+pub mod clock;
+pub mod dial;
+pub mod listen;
+pub mod pipe;
+pub mod relay;
+pub mod stream;
+mod sys;

@@ -1,0 +1,200 @@
+//! Listening sockets: bound once, one for each thread where the kernel can share an address.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind,
+    getsockname, listen, socket_with, sockopt,
+};
+
+use super::addr::Address;
+use super::stream::{Stream, set_liveness};
+
+/// Options of a listening socket; what a connection can inherit from it, it inherits.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenOptions {
+    /// No delay of small segments (Nagle).
+    pub nodelay: bool,
+    /// Quiet time before a client is probed.
+    pub keepalive: Option<Duration>,
+    /// How long bytes may stay unacknowledged.
+    pub user_timeout: Option<Duration>,
+    /// Connections the kernel holds until they are accepted; it caps this at `somaxconn`.
+    pub backlog: u32,
+    /// Wake up for a connection only once its first bytes are there.
+    pub defer_accept: Option<Duration>,
+    /// TCP Fast Open.
+    pub fast_open: bool,
+}
+
+/// One bound address and its sockets.
+#[derive(Debug)]
+pub struct Bound {
+    /// The address, with the port that the kernel chose where 0 was asked for.
+    pub address: Address,
+    /// The sockets, all on that address. At least one.
+    pub sockets: Vec<OwnedFd>,
+}
+
+/// Binds `address` and listens, with `shards` sockets where the kernel can spread connections over
+/// them (`SO_REUSEPORT`, socket(7)), else with one.
+///
+/// # Errors
+///
+/// What the kernel says; `AddrInUse` also when another process holds the address: `SO_REUSEPORT`
+/// would let two of one user share it, so that is looked for first.
+pub fn bind_all(address: &Address, shards: usize, options: &ListenOptions) -> io::Result<Bound> {
+    match address {
+        Address::Unix(path) => Ok(Bound {
+            address: address.clone(),
+            sockets: vec![bind_unix(path, options)?],
+        }),
+        Address::Tcp(wanted) => {
+            let first = bind_tcp(*wanted, true, options)?;
+            let bound = local_address(&first)?;
+            let mut sockets = vec![first];
+            for _ in 1..shards {
+                sockets.push(bind_tcp(bound, false, options)?);
+            }
+            Ok(Bound { address: Address::Tcp(bound), sockets })
+        }
+    }
+}
+
+/// A bound and listening TCP socket. The first one of an address must find it free.
+fn bind_tcp(address: SocketAddr, is_first: bool, options: &ListenOptions) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(family, SocketType::STREAM, flags, super::dial::TCP)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    if is_first && address.port() != 0 {
+        // Without SO_REUSEPORT the kernel says whether anybody else listens here.
+        let probe = socket_with(family, SocketType::STREAM, flags, super::dial::TCP)?;
+        sockopt::set_socket_reuseaddr(&probe, true)?;
+        if address.is_ipv6() {
+            sockopt::set_ipv6_v6only(&probe, true)?;
+        }
+        bind(&probe, &address)?;
+    }
+    sockopt::set_socket_reuseport(&socket, true)?;
+    bind(&socket, &address)?;
+    set_tcp_options(&socket, options)?;
+    listen(&socket, i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    Ok(socket)
+}
+
+fn set_tcp_options(socket: &OwnedFd, options: &ListenOptions) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(socket, options.nodelay)?;
+    set_liveness(socket.as_fd(), options.keepalive, options.user_timeout)?;
+    if let Some(wait) = options.defer_accept {
+        super::sys::set_defer_accept(socket, wait)?;
+    }
+    if options.fast_open {
+        super::sys::set_fast_open(socket, options.backlog)?;
+    }
+    Ok(())
+}
+
+/// A bound and listening unix socket, in place of one that a process left behind.
+fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let address = SocketAddrUnix::new(path)?;
+    match bind(&socket, &address) {
+        Err(Errno::ADDRINUSE) => {
+            remove_if_dead(path)?;
+            bind(&socket, &address)?;
+        }
+        done => done?,
+    }
+    listen(&socket, i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    Ok(socket)
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+}
+
+/// Removes the socket at `path` if nobody listens on it; no file of another kind, no link.
+fn remove_if_dead(path: &Path) -> io::Result<()> {
+    let is_dead = is_socket(path)
+        && std::os::unix::net::UnixStream::connect(path)
+            .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+    if is_dead { std::fs::remove_file(path) } else { Err(Errno::ADDRINUSE.into()) }
+}
+
+fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    SocketAddr::try_from(getsockname(socket)?).map_err(Into::into)
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The socket, not known to any reactor yet.
+    pub fd: OwnedFd,
+    /// The client's address; `None` over a unix socket.
+    pub peer: Option<SocketAddr>,
+}
+
+/// Why nothing was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcceptError {
+    /// Nothing is waiting.
+    Empty,
+    /// The client has gone again, or the network failed it: go on with the next.
+    Aborted,
+    /// Out of descriptors or memory: pause, or the loop spins.
+    Exhausted(Errno),
+    /// The socket itself is of no use any more.
+    Broken(Errno),
+}
+
+/// Accepts one connection without waiting.
+///
+/// # Errors
+///
+/// See [`AcceptError`]; the errors of accept(2) are sorted into its kinds.
+pub fn accept(socket: impl AsFd) -> Result<Accepted, AcceptError> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    match acceptfrom_with(socket, flags) {
+        Ok((fd, peer)) => Ok(Accepted { fd, peer: peer.and_then(canonical) }),
+        Err(Errno::AGAIN) => Err(AcceptError::Empty),
+        Err(e @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+            Err(AcceptError::Exhausted(e))
+        }
+        Err(e @ (Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP)) => {
+            Err(AcceptError::Broken(e))
+        }
+        // ECONNABORTED, EINTR, EPERM and the network errors that accept(2) passes on.
+        Err(_) => Err(AcceptError::Aborted),
+    }
+}
+
+/// The peer's address; an IPv4 address mapped into IPv6 is an IPv4 address from here on.
+fn canonical(address: SocketAddrAny) -> Option<SocketAddr> {
+    let address = SocketAddr::try_from(address).ok()?;
+    Some(SocketAddr::new(canonical_ip(address.ip()), address.port()))
+}
+
+/// `::ffff:a.b.c.d` as `a.b.c.d`.
+#[must_use]
+pub fn canonical_ip(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}
+
+impl Accepted {
+    /// The connection as a stream.
+    #[must_use]
+    pub fn into_stream(self) -> Stream {
+        Stream::new(self.fd, self.peer.is_some())
+    }
+}

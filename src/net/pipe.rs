@@ -1,0 +1,143 @@
+//! Pipes for splice(2), and the pool that a thread keeps of them.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+
+use super::stream::retry;
+
+/// Capacity asked for. Root and users within `pipe-user-pages-soft` get it.
+const WANTED_BYTES: usize = 1024 * 1024;
+/// A pipe that holds less is not worth its system calls: copying is used instead.
+const USEFUL_BYTES: usize = 64 * 1024;
+
+/// A kernel buffer that bytes pass through without being copied to user space.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    held: usize,
+}
+
+impl Pipe {
+    fn open() -> io::Result<Self> {
+        let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+        let capacity = fcntl_setpipe_size(&write, WANTED_BYTES)
+            .or_else(|_| rustix::pipe::fcntl_getpipe_size(&write))?;
+        if capacity < USEFUL_BYTES {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        Ok(Self { read, write, held: 0 })
+    }
+
+    /// Whether it holds no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.held == 0
+    }
+
+    /// Moves bytes in. More than the nominal capacity may fit: pages count, not bytes.
+    pub(super) fn fill_from(&mut self, from: impl AsFd) -> io::Result<usize> {
+        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+        let moved =
+            retry(|| Ok(splice(&from, None, &self.write, None, WANTED_BYTES, flags)?))?;
+        self.held += moved;
+        Ok(moved)
+    }
+
+    /// Moves bytes out; the pipe must hold some.
+    pub(super) fn empty_into(&mut self, to: impl AsFd) -> io::Result<usize> {
+        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+        let moved = retry(|| Ok(splice(&self.read, None, &to, None, self.held, flags)?))?;
+        self.held = self.held.saturating_sub(moved);
+        Ok(moved)
+    }
+}
+
+/// The pipes of one thread: a bounded number, lent and given back empty.
+#[derive(Debug)]
+pub struct PipePool {
+    spare: RefCell<Vec<Pipe>>,
+    /// Pipes open, lent or spare.
+    open: Cell<usize>,
+    limit: usize,
+}
+
+/// A pipe on loan; dropping it gives it back.
+#[derive(Debug)]
+pub struct Lent {
+    /// `None` only while being dropped.
+    pipe: Option<Pipe>,
+    pool: Rc<PipePool>,
+}
+
+impl PipePool {
+    /// A pool that never has more than `limit` pipes (two descriptors each) open.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { spare: RefCell::default(), open: Cell::new(0), limit }
+    }
+
+    /// Lends a pipe; `None` when all are lent or the kernel gives no useful one: copy instead.
+    pub fn lend(self: &Rc<Self>) -> Option<Lent> {
+        let spare = self.spare.borrow_mut().pop();
+        let pipe = match spare {
+            Some(pipe) => pipe,
+            None if self.open.get() >= self.limit => return None,
+            None => {
+                let pipe = Pipe::open().ok()?;
+                self.open.set(self.open.get() + 1);
+                pipe
+            }
+        };
+        Some(Lent { pipe: Some(pipe), pool: Rc::clone(self) })
+    }
+}
+
+impl Lent {
+    /// The pipe itself.
+    pub(super) fn get(&mut self) -> Option<&mut Pipe> {
+        self.pipe.as_mut()
+    }
+
+    /// Whether it holds no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pipe.as_ref().is_none_or(Pipe::is_empty)
+    }
+}
+
+impl Drop for Lent {
+    /// A pipe that still holds bytes of a connection is closed, never pooled.
+    fn drop(&mut self) {
+        match self.pipe.take() {
+            Some(pipe) if pipe.is_empty() => self.pool.spare.borrow_mut().push(pipe),
+            _ => self.pool.open.set(self.pool.open.get().saturating_sub(1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_pool_lends_no_more_than_its_limit_and_pools_no_pipe_with_bytes() {
+        let pool = Rc::new(PipePool::new(1));
+        let mut pipe = pool.lend().unwrap();
+        assert!(pool.lend().is_none());
+        let (mut near, far) = UnixStream::pair().unwrap();
+        near.write_all(b"left over").unwrap();
+        assert_eq!(pipe.get().unwrap().fill_from(&far).unwrap(), 9);
+        drop(pipe);
+        assert_eq!((pool.spare.borrow().len(), pool.open.get()), (0, 0));
+        drop(pool.lend().unwrap());
+        assert_eq!((pool.spare.borrow().len(), pool.open.get()), (1, 1));
+    }
+}

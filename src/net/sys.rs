@@ -1,0 +1,117 @@
+//! The raw system calls that no safe wrapper offers. The only file where `unsafe` is allowed.
+
+#![allow(unsafe_code, reason = "an ioctl and socket options that rustix does not wrap")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+/// Bytes in the send queue of a socket: not yet sent, or sent and not yet acknowledged.
+///
+/// For TCP a FIN that was not acknowledged counts as one byte (`SIOCOUTQ`, tcp(7)).
+///
+/// # Errors
+///
+/// What the kernel says; only for a descriptor that is no socket.
+pub(super) fn unsent(socket: impl AsFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ (the same number as SIOCOUTQ) writes one int to the address given, which
+    // lives until after the call; the descriptor is borrowed and therefore open.
+    let done =
+        unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if done == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes a later `bind` to port 0 choose only the address; the port is chosen by `connect`.
+///
+/// So that one source address serves as many connections as there are ports for each backend, not
+/// in all (`IP_BIND_ADDRESS_NO_PORT`, ip(7)). The option belongs to IPv4 and IPv6 sockets alike.
+///
+/// # Errors
+///
+/// What the kernel says; kernels before 4.2 do not know the option.
+pub(super) fn bind_address_no_port(socket: impl AsFd) -> io::Result<()> {
+    set_int(socket, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
+/// Lets `accept` see a connection only once data has come, or `wait` has passed
+/// (`TCP_DEFER_ACCEPT`, tcp(7); whole seconds, at least one).
+///
+/// # Errors
+///
+/// What the kernel says.
+pub(super) fn set_defer_accept(socket: impl AsFd, wait: Duration) -> io::Result<()> {
+    let seconds = libc::c_int::try_from(wait.as_secs().max(1)).unwrap_or(libc::c_int::MAX);
+    set_int(socket, libc::SOL_TCP, libc::TCP_DEFER_ACCEPT, seconds)
+}
+
+/// Accepts data within the SYN (`TCP_FASTOPEN`, tcp(7)), for at most `pending` such connections
+/// that are not accepted yet.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub(super) fn set_fast_open(socket: impl AsFd, pending: u32) -> io::Result<()> {
+    let pending = libc::c_int::try_from(pending).unwrap_or(libc::c_int::MAX);
+    set_int(socket, libc::SOL_TCP, libc::TCP_FASTOPEN, pending)
+}
+
+fn set_int(
+    socket: impl AsFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the option value is one int that lives until after the call, and its size is given.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn unread_bytes_leave_the_send_queue_once_acknowledged() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        near.write_all(b"four").unwrap();
+        far.read_exact(&mut [0; 4]).unwrap();
+        assert_eq!(unsent(&near).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_socket_that_nobody_reads_keeps_bytes_in_its_send_queue() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        near.set_nonblocking(true).unwrap();
+        let mut written = 0;
+        while let Ok(n) = (&near).write(&[0; 65536]) {
+            written += n;
+        }
+        assert!(written > 0 && unsent(&near).unwrap() > 0);
+    }
+
+    #[test]
+    fn late_port_binding_leaves_the_port_open_until_connect() {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        bind_address_no_port(&socket).unwrap();
+        let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        socket.bind(&any.into()).unwrap();
+        let bound = socket.local_addr().unwrap().as_socket().unwrap();
+        assert_eq!(bound.port(), 0);
+    }
+}
