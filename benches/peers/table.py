@@ -51,7 +51,7 @@ def against(ours, theirs, less):
 
 def print_table(title, figures, peers):
     """Prints the table and the bars; True when every bar that could be judged is held."""
-    labels = [OURS] + [p.label for p in peers]
+    labels = [OURS] + [p.label for p in peers if any(found.get(p.label) for found in figures.values())]
     shipped = {p.label for p in peers if p.shipped}
     lines, bars = [["", *labels, "to the better peer", "minima"]], []
     for scenario, metric, what, less, limits in ROWS:
