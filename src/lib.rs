@@ -26,6 +26,7 @@
 pub mod balance;
 pub mod cli;
 pub mod config;
+pub mod log;
 pub mod net;
 pub mod process;
 pub mod proxy;

@@ -13,6 +13,9 @@ use rustix::net::{
     getsockname, listen, socket_with, sockopt,
 };
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
 use super::addr::Address;
 use super::stream::{Stream, set_liveness};
 
@@ -156,6 +159,15 @@ pub enum AcceptError {
     Exhausted(Errno),
     /// The socket itself is of no use any more.
     Broken(Errno),
+}
+
+/// A listening socket that the reactor of this thread watches.
+///
+/// # Errors
+///
+/// Out of memory; the socket is closed then.
+pub fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    super::sys::register(socket, Interest::READABLE)
 }
 
 /// Accepts one connection without waiting.

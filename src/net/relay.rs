@@ -9,7 +9,8 @@
 //! passed on as a FIN, each way alone; a reset is passed on as a reset, after the bytes before it
 //! have arrived; a failed write in one direction does not cut the other.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
@@ -93,20 +94,26 @@ pub struct Meter {
     active: Cell<Tick>,
     stopped: Cell<bool>,
     waker: Cell<Option<Waker>>,
-    totals: Arc<Totals>,
+    totals: OnceCell<Arc<Totals>>,
+}
+
+impl fmt::Debug for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Meter({} in, {} out)", self.bytes_in(), self.bytes_out())
+    }
 }
 
 impl Meter {
-    /// A meter at zero that also counts into `totals`.
+    /// A meter at zero.
     #[must_use]
-    pub fn new(totals: Arc<Totals>, now: Tick) -> Self {
+    pub fn new(now: Tick) -> Self {
         Self {
             bytes_in: Cell::new(0),
             bytes_out: Cell::new(0),
             active: Cell::new(now),
             stopped: Cell::new(false),
             waker: Cell::new(None),
-            totals,
+            totals: OnceCell::new(),
         }
     }
 
@@ -136,15 +143,34 @@ impl Meter {
         }
     }
 
+    /// Whether it was told to stop; if not, the task of `cx` is woken when it is.
+    pub fn poll_stopped(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.stopped.get() {
+            return Poll::Ready(());
+        }
+        self.waker.set(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+
+    /// Counts into `totals` as well from now on, and what was counted before at once.
+    pub fn count_into(&self, totals: &Arc<Totals>) {
+        let totals = self.totals.get_or_init(|| Arc::clone(totals));
+        totals.bytes_in.fetch_add(self.bytes_in(), Relaxed);
+    }
+
     /// Counts bytes read from the client.
     pub fn add_in(&self, bytes: usize) {
         self.bytes_in.set(self.bytes_in.get() + bytes as u64);
-        self.totals.bytes_in.fetch_add(bytes as u64, Relaxed);
+        if let Some(totals) = self.totals.get() {
+            totals.bytes_in.fetch_add(bytes as u64, Relaxed);
+        }
     }
 
     fn add_out(&self, bytes: usize) {
         self.bytes_out.set(self.bytes_out.get() + bytes as u64);
-        self.totals.bytes_out.fetch_add(bytes as u64, Relaxed);
+        if let Some(totals) = self.totals.get() {
+            totals.bytes_out.fetch_add(bytes as u64, Relaxed);
+        }
     }
 }
 

@@ -257,7 +257,7 @@ impl Stream {
             Socket::Reading(fd) | Socket::Both(fd) => fd.into_inner(),
             Socket::Gone => return Err(io::ErrorKind::NotConnected.into()),
         };
-        let registered = AsyncFd::with_interest(fd, interest)?;
+        let registered = sys::register(fd, interest)?;
         self.socket = if interest.is_writable() {
             Socket::Both(registered)
         } else {

@@ -1,10 +1,29 @@
 //! The raw system calls that no safe wrapper offers. The only file where `unsafe` is allowed.
 
-#![allow(unsafe_code, reason = "an ioctl and socket options that rustix does not wrap")]
+#![allow(unsafe_code, reason = "an ioctl, socket options and a registration that no crate wraps")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Registers a socket with the reactor of this thread's runtime.
+///
+/// # Errors
+///
+/// Out of memory, or the descriptor is of a kind that cannot be waited for; it is closed then.
+///
+/// # Panics
+///
+/// Outside a tokio runtime with its I/O driver.
+pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open for as long as it lives, always of the same number, and the
+    // `AsyncFd` owns it. Nobody replaces it: no code calls `get_mut` on a registered descriptor.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
+    registered.map_err(Into::into)
+}
 
 /// Bytes in the send queue of a socket: not yet sent, or sent and not yet acknowledged.
 ///

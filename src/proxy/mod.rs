@@ -1,1 +1,19 @@
-//! (placeholder)
+//! The data path.
+//!
+//! ```text
+//! accept ─► limits ─► connect: pick ─► lease ─► dial, again elsewhere ─► relay ─► record
+//! accept.rs           connect.rs                                   net/relay.rs   ending.rs
+//! ```
+//!
+//! [`connection`] holds the line itself. Each thread is a [`worker`] with its own runtime; a
+//! connection lives and dies on one of them.
+
+mod accept;
+mod connect;
+mod connection;
+mod ending;
+mod worker;
+
+pub use accept::Socket;
+pub use ending::Ending;
+pub use worker::{Alive, Fleet, Order, Shared, start};

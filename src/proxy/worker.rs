@@ -1,0 +1,319 @@
+//! One thread of the data path: its runtime, its random source, its buffers, its connections.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::io;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::thread::Builder as ThreadBuilder;
+
+use slab::Slab;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tracing::{debug, error};
+
+use super::accept::{Arrival, Door, Socket, serve_here};
+use super::connection::Connection;
+use super::ending::Ending;
+use crate::net::clock::Clock;
+use crate::net::dial::EphemeralPorts;
+use crate::net::relay::Engine;
+use crate::state::Slots;
+
+/// What all threads of the data path share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The process's clock.
+    pub clock: Clock,
+    /// Ports that a connect could meet itself on.
+    pub ports: EphemeralPorts,
+    /// The process's limit on connections.
+    pub slots: Arc<Slots>,
+    /// The threads themselves.
+    pub fleet: Fleet,
+}
+
+/// What a thread of the data path is told.
+#[derive(Debug)]
+pub enum Order {
+    /// Serve a connection that another thread has accepted.
+    Adopt(Box<Arrival>),
+    /// Accept what is queued, close the listening sockets, and stop when the last connection ends.
+    Drain,
+    /// End all connections, for this reason.
+    EndAll(Ending),
+}
+
+/// The threads of the data path, as seen from each other and from the supervisor.
+#[derive(Debug)]
+pub struct Fleet(Vec<Arc<Seat>>);
+
+/// One thread as seen by others.
+#[derive(Debug)]
+pub(super) struct Seat {
+    orders: UnboundedSender<Order>,
+    open: OwnLine,
+}
+
+/// Connections on a thread, or on their way to it; on a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct OwnLine(AtomicU32);
+
+/// "This connection counts as one of that thread's"; dropping it takes it off.
+#[derive(Debug)]
+pub(super) struct Seated(Arc<Seat>);
+
+impl Fleet {
+    /// A fleet of `threads`, and where each receives its orders.
+    #[must_use]
+    pub fn new(threads: usize) -> (Self, Vec<UnboundedReceiver<Order>>) {
+        let pairs = (0..threads).map(|_| {
+            let (orders, inbox) = unbounded_channel();
+            (Arc::new(Seat { orders, open: OwnLine::default() }), inbox)
+        });
+        let (seats, inboxes) = pairs.unzip();
+        (Self(seats), inboxes)
+    }
+
+    /// Gives an order, made for each, to every thread that is still there.
+    pub fn tell_all(&self, order: impl Fn() -> Order) {
+        for seat in &self.0 {
+            // A thread that has ended needs no orders.
+            let _ = seat.orders.send(order());
+        }
+    }
+
+    /// Connections on all threads.
+    #[must_use]
+    pub fn open(&self) -> u32 {
+        self.0.iter().map(|seat| seat.open.0.load(Relaxed)).sum()
+    }
+}
+
+impl Seat {
+    /// Hands `arrival` over; back with it if the thread has ended.
+    pub(super) fn hand_over(&self, arrival: Arrival) -> Result<(), Box<Arrival>> {
+        match self.orders.send(Order::Adopt(Box::new(arrival))) {
+            Err(unsent) => match unsent.0 {
+                Order::Adopt(arrival) => Err(arrival),
+                Order::Drain | Order::EndAll(_) => Ok(()),
+            },
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        self.0.open.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// "This thread lives": the receiver of [`Alive::new`] ends when all of them are dropped.
+#[derive(Clone, Debug)]
+pub struct Alive {
+    _latch: mpsc::Sender<Infallible>,
+}
+
+impl Alive {
+    /// The first one, and where to wait until the last one is dropped.
+    #[must_use]
+    pub fn new() -> (Self, mpsc::Receiver<Infallible>) {
+        let (latch, ended) = mpsc::channel(1);
+        (Self { _latch: latch }, ended)
+    }
+}
+
+/// One thread of the data path.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) index: usize,
+    pub(super) engine: Engine,
+    pub(super) shared: Arc<Shared>,
+    random: RefCell<fastrand::Rng>,
+    connections: RefCell<Slab<Rc<Connection>>>,
+    /// Told when the last connection has ended.
+    empty: Notify,
+}
+
+impl Worker {
+    /// One uniform draw.
+    pub(super) fn random(&self) -> u64 {
+        self.random.borrow_mut().u64(..)
+    }
+
+    /// The thread that a new connection should go to: this one, unless another, drawn by lot, has
+    /// noticeably fewer. Looking at one other is enough to keep all even and costs the same for any
+    /// number of threads.
+    pub(super) fn seat(&self) -> (Seated, bool) {
+        let seats = &self.shared.fleet.0;
+        let mut chosen = self.index;
+        if seats.len() > 1 {
+            let other = self.random.borrow_mut().usize(..seats.len());
+            let open = |index: usize| seats[index].open.0.load(Relaxed);
+            let fewer = open(other);
+            if open(self.index) > fewer + 2 + fewer / 8 {
+                chosen = other;
+            }
+        }
+        (Seated::take(&seats[chosen]), chosen == self.index)
+    }
+
+    /// A seat on this thread.
+    pub(super) fn own_seat(&self) -> Seated {
+        Seated::take(&self.shared.fleet.0[self.index])
+    }
+
+    /// Enters a connection into the books of this thread until the guard is dropped.
+    pub(super) fn enter(self: &Rc<Self>, connection: Connection) -> Entered {
+        let connection = Rc::new(connection);
+        let key = self.connections.borrow_mut().insert(Rc::clone(&connection));
+        Entered { worker: Rc::clone(self), key, connection, ending: Cell::new(None) }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.connections.borrow().is_empty()
+    }
+
+    fn end_all(&self, reason: Ending) {
+        // Copied, because an ending connection may leave the books at once.
+        let all: Vec<_> = self.connections.borrow().iter().map(|(_, c)| Rc::clone(c)).collect();
+        all.iter().for_each(|connection| connection.end(reason));
+    }
+}
+
+impl Seated {
+    fn take(seat: &Arc<Seat>) -> Self {
+        seat.open.0.fetch_add(1, Relaxed);
+        Self(Arc::clone(seat))
+    }
+
+    pub(super) fn seat(&self) -> Arc<Seat> {
+        Arc::clone(&self.0)
+    }
+}
+
+/// A connection in the books of its thread. Dropping it records how the connection ended, however
+/// that came about, a panic included.
+#[derive(Debug)]
+pub(super) struct Entered {
+    worker: Rc<Worker>,
+    key: usize,
+    connection: Rc<Connection>,
+    ending: Cell<Option<Ending>>,
+}
+
+impl Entered {
+    pub(super) fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    /// Notes how it ended; recorded when this is dropped.
+    pub(super) fn ended(self, ending: Ending) {
+        self.ending.set(Some(ending));
+    }
+}
+
+impl Deref for Entered {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let cut_off =
+            if std::thread::panicking() { Ending::LocalError } else { Ending::Shutdown };
+        self.connection.record(&self.worker, self.ending.get().unwrap_or(cut_off));
+        let mut connections = self.worker.connections.borrow_mut();
+        connections.remove(self.key);
+        if connections.is_empty() {
+            self.worker.empty.notify_one();
+        }
+    }
+}
+
+/// Starts a thread that accepts from `sockets` and serves connections until it is told to drain and
+/// the last of them has ended.
+///
+/// `pipes` is the most pipes (two descriptors each) it keeps open.
+///
+/// # Errors
+///
+/// When the thread or its runtime cannot be made: out of memory or descriptors.
+pub fn start(
+    index: usize,
+    shared: Arc<Shared>,
+    (orders, alive): (UnboundedReceiver<Order>, Alive),
+    sockets: Vec<Socket>,
+    pipes: usize,
+) -> io::Result<()> {
+    let (started, when_started) = std::sync::mpsc::sync_channel(1);
+    ThreadBuilder::new().name(format!("worker-{index}")).spawn(move || {
+        let _alive = alive;
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        match runtime {
+            Ok(runtime) => {
+                let _ = started.send(Ok(()));
+                let worker = Worker {
+                    index,
+                    engine: Engine::new(shared.clock, pipes),
+                    shared,
+                    random: RefCell::new(fastrand::Rng::new()),
+                    connections: RefCell::default(),
+                    empty: Notify::new(),
+                };
+                runtime.block_on(run(Rc::new(worker), orders, sockets));
+            }
+            Err(e) => drop(started.send(Err(e))),
+        }
+    })?;
+    when_started.recv().map_err(|_| io::Error::other("the thread ended at once"))?
+}
+
+async fn run(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>, sockets: Vec<Socket>) {
+    let deadlines = Rc::clone(&worker.engine.deadlines);
+    let clock = worker.engine.clock;
+    tokio::task::spawn_local(async move { deadlines.run(clock).await });
+    let mut doors = Vec::new();
+    for socket in sockets {
+        match Door::open(socket).map(Rc::new) {
+            Ok(door) => {
+                let task = Rc::clone(&door).accept_all(Rc::clone(&worker));
+                doors.push((door, tokio::task::spawn_local(task)));
+            }
+            Err(error) => error!(worker = worker.index, %error, "cannot accept connections"),
+        }
+    }
+    let mut is_draining = false;
+    loop {
+        if is_draining && worker.is_empty() {
+            // Whoever hands a connection over from now on keeps it; those on their way are served.
+            orders.close();
+        }
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(Order::Adopt(arrival)) => serve_here(&worker, *arrival),
+                Some(Order::Drain) => {
+                    is_draining = true;
+                    for (door, task) in doors.drain(..) {
+                        task.abort();
+                        let _ = task.await;
+                        door.accept_rest(&worker);
+                    }
+                }
+                Some(Order::EndAll(reason)) => worker.end_all(reason),
+                None if worker.is_empty() => break,
+                None => worker.empty.notified().await,
+            },
+            () = worker.empty.notified(), if is_draining => {}
+        }
+    }
+    debug!(worker = worker.index, "worker has stopped");
+}
