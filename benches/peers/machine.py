@@ -43,7 +43,7 @@ def raise_descriptor_limit():
 
 def most_connections(wanted):
     """How many of `wanted` connections a proxy can hold at two descriptors each."""
-    return min(wanted, (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 400) // 2)
+    return min(wanted, (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 1200) // 2)
 
 
 def congestion_control():
