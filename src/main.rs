@@ -1,3 +1,7 @@
 //! The binary: arguments → library → exit code. Nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tidegate::cli::main()
+}

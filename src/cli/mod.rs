@@ -1,1 +1,111 @@
-//! (placeholder)
+//! The commands of the binary: what is typed, what is printed, the exit code.
+
+#![allow(clippy::print_stdout, reason = "what a command prints is what it is for")]
+
+mod check;
+mod demo;
+mod run;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::balance::Registry;
+use crate::config::{self, Loaded};
+
+/// A command that failed while it ran, or that a running instance refused.
+const FAILED: u8 = 1;
+/// Wrong usage, or a configuration with problems.
+const WRONG: u8 = 2;
+
+/// Where a configuration is looked for when none is named.
+const PLACES: [&str; 2] = ["conf/tidegate.yaml", "/etc/tidegate/tidegate.yaml"];
+
+/// A layer-4 TCP load balancer with hot backup and automatic recovery.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, arg_required_else_help = true, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve, in the foreground
+    Run(run::Arguments),
+    /// Three built-in worker nodes and a listener on 127.0.0.1:9501; needs no file
+    Demo,
+    /// Validate a configuration: exit 0 if it is valid, 2 with every problem printed if not
+    Check(ConfigFile),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema(check::SchemaArguments),
+}
+
+/// Which configuration.
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The configuration [default: ./conf/tidegate.yaml, then /etc/tidegate/tidegate.yaml]
+    #[arg(short, long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+/// Runs the command that the process's arguments ask for.
+#[must_use]
+pub fn main() -> ExitCode {
+    let registry = Registry::default();
+    let code = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments, &registry),
+        Command::Demo => demo::run(&registry),
+        Command::Check(file) => check::check(&file, &registry),
+        Command::Schema(arguments) => check::schema(&arguments, &registry),
+    };
+    code.map_or_else(ExitCode::from, |()| ExitCode::SUCCESS)
+}
+
+impl ConfigFile {
+    /// Reads and validates the file. Problems are printed, each with its place.
+    fn load(&self, registry: &Registry) -> Result<(PathBuf, Loaded), u8> {
+        let path = self.find()?;
+        let bytes = read(&path)?;
+        let env = |name: &str| std::env::var(name).ok();
+        match config::load_bytes(&bytes, &env, registry) {
+            Ok(loaded) => Ok((path, loaded)),
+            Err(problems) => {
+                for problem in &problems {
+                    eprintln!("{}:{problem}", path.display());
+                }
+                Err(WRONG)
+            }
+        }
+    }
+
+    fn find(&self) -> Result<PathBuf, u8> {
+        if let Some(path) = &self.config {
+            return Ok(path.clone());
+        }
+        PLACES.iter().map(PathBuf::from).find(|path| path.exists()).ok_or_else(|| {
+            eprintln!(
+                "tidegate: no configuration: neither ./{} nor {} is there; name one with -c FILE \
+                 or TIDEGATE_CONFIG, or try `tidegate demo`",
+                PLACES[0], PLACES[1]
+            );
+            WRONG
+        })
+    }
+}
+
+/// Reads a file that is no larger than a configuration may be.
+fn read(path: &Path) -> Result<Vec<u8>, u8> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path)
+        .and_then(|file| file.take(config::MAX_BYTES as u64 + 1).read_to_end(&mut bytes));
+    match read {
+        Ok(_) => Ok(bytes),
+        Err(e) => {
+            eprintln!("tidegate: cannot read {}: {e}", path.display());
+            Err(WRONG)
+        }
+    }
+}

@@ -67,9 +67,7 @@ impl Door {
     /// use any more, which is logged.
     pub(super) async fn accept_all(self: Rc<Self>, worker: Rc<Worker>) {
         let mut pressed = Pressed::default();
-        while let Ok(()) = self.accept_batch(&worker, &mut pressed).await {
-            tokio::task::yield_now().await;
-        }
+        while let Ok(()) = self.accept_batch(&worker, &mut pressed).await {}
     }
 
     /// Accepts what the kernel has queued, without waiting, before the socket is closed.
@@ -117,6 +115,7 @@ impl Door {
                 }
             }
         }
+        tokio::task::yield_now().await;
         Ok(())
     }
 }

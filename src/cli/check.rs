@@ -1,0 +1,40 @@
+//! `check` and `schema`.
+
+use super::ConfigFile;
+use crate::balance::Registry;
+use crate::config;
+
+/// What `schema` prints.
+#[derive(Debug, clap::Args)]
+pub(super) struct SchemaArguments {
+    /// Print the reference page (Markdown) instead
+    #[arg(long)]
+    reference: bool,
+}
+
+pub(super) fn check(file: &ConfigFile, registry: &Registry) -> Result<(), u8> {
+    let (path, loaded) = file.load(registry)?;
+    let backends: usize = loaded.config.pools.values().map(|pool| pool.backends.len()).sum();
+    println!(
+        "{}: valid: {}, {}, {}",
+        path.display(),
+        count(loaded.config.listeners.len(), "listener"),
+        count(loaded.config.pools.len(), "pool"),
+        count(backends, "backend"),
+    );
+    Ok(())
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "every command has the same form")]
+pub(super) fn schema(arguments: &SchemaArguments, registry: &Registry) -> Result<(), u8> {
+    if arguments.reference {
+        print!("{}", config::reference(registry));
+    } else {
+        println!("{:#}", config::schema(registry));
+    }
+    Ok(())
+}

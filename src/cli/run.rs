@@ -1,0 +1,75 @@
+//! `run`: from a file, or from `--listen` and `--backend`, to a serving process.
+
+use std::time::Duration;
+
+use super::{ConfigFile, FAILED, WRONG};
+use crate::balance::Registry;
+use crate::config::model::Config;
+use crate::config::one_shot;
+use crate::process::{self, Server};
+
+/// What `run` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Listen here instead of reading a file; may be repeated
+    #[arg(long, value_name = "ADDR", requires = "backend")]
+    listen: Vec<String>,
+    /// Forward to this backend; may be repeated
+    #[arg(long, value_name = "ADDR", requires = "listen")]
+    backend: Vec<String>,
+    /// How a backend is chosen
+    #[arg(long, value_name = "NAME", requires = "listen")]
+    strategy: Option<String>,
+}
+
+pub(super) fn run(arguments: &Arguments, registry: &Registry) -> Result<(), u8> {
+    let config = if arguments.listen.is_empty() {
+        arguments.file.load(registry)?.1.config
+    } else {
+        from_arguments(arguments, registry)?
+    };
+    serve(&config, registry)
+}
+
+fn from_arguments(arguments: &Arguments, registry: &Registry) -> Result<Config, u8> {
+    if is_file_named() {
+        eprintln!("tidegate: --listen and --backend take the place of a file: leave -c away");
+        return Err(WRONG);
+    }
+    let strategy = arguments.strategy.as_deref();
+    one_shot(&arguments.listen, &arguments.backend, strategy, registry).map_err(|problems| {
+        problems.iter().for_each(|problem| eprintln!("tidegate: {}: {}", problem.path, problem.message));
+        WRONG
+    })
+}
+
+/// Whether `-c` was typed; `TIDEGATE_CONFIG` alone is no contradiction.
+fn is_file_named() -> bool {
+    std::env::args_os().any(|argument| {
+        let argument = argument.to_string_lossy();
+        argument == "--config" || argument.starts_with("--config=") || argument.starts_with("-c")
+    })
+}
+
+/// Serves until told to stop.
+pub(super) fn serve(config: &Config, registry: &Registry) -> Result<(), u8> {
+    let _log = crate::log::start(&config.log);
+    let server = Server::start(config, registry).map_err(|error| {
+        tracing::error!("{error}");
+        FAILED
+    })?;
+    run_until_signal(server, config.runtime.shutdown_grace)
+}
+
+fn run_until_signal(server: Server, grace: Option<Duration>) -> Result<(), u8> {
+    match process::run(server, grace) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(FAILED),
+        Err(error) => {
+            tracing::error!(%error, "cannot wait for signals");
+            Err(FAILED)
+        }
+    }
+}
