@@ -1,3 +1,212 @@
 //! Text in, values or problems out.
+//!
+//! Pure: no file, no environment, no clock; whoever calls brings text and variables. The line:
+//! `read` (YAML and `${VAR}` → a located tree) → `merge` (`defaults` under listeners and pools) →
+//! `check` (the tree against the shape that the schema of `model` has) → `rules` (what is between
+//! keys) → values by serde. Every problem of a file is found in one go; each has its place.
 
+mod check;
+mod expand;
+pub mod form;
+mod merge;
 pub mod model;
+mod nearest;
+pub mod problem;
+mod read;
+mod reference;
+mod rules;
+mod schema;
+mod shape;
+mod strategy;
+mod tree;
+pub mod unit;
+pub mod written;
+
+use std::borrow::Cow;
+use std::cell::Cell;
+
+pub use problem::{Problem, render};
+pub use read::{MAX_BYTES, MAX_DEPTH, MAX_NODES};
+pub use reference::reference;
+pub use rules::MAX_BOUND;
+pub use schema::schema;
+
+use crate::balance::Registry;
+use model::Config;
+use problem::{Path, Problems};
+use read::Read;
+use shape::Shape;
+use tree::{Entry, Kind, Node, Pos};
+
+/// Reads a configuration: text in, values or problems out.
+///
+/// `env` answers what `${VAR}` is; `registry` knows the strategies. Takes time linear in the size
+/// of the text, and refuses what is larger than [`MAX_BYTES`], [`MAX_NODES`] or [`MAX_DEPTH`].
+///
+/// # Errors
+///
+/// Every problem of the text in the order of the file, at most [`problem::MAX_PROBLEMS`] and one
+/// that counts the rest. Never empty.
+pub fn load(
+    text: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+    registry: &Registry,
+) -> Result<Config, Vec<Problem>> {
+    load_bytes(text.as_bytes(), env, registry)
+}
+
+/// Reads a configuration from bytes that may be no text; else as [`load`].
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_bytes(
+    bytes: &[u8],
+    env: &dyn Fn(&str) -> Option<String>,
+    registry: &Registry,
+) -> Result<Config, Vec<Problem>> {
+    let mut problems = Problems::default();
+    let read = text_of(bytes, &mut problems).and_then(|text| read::read(text, env, &mut problems));
+    match read {
+        Some(read) => finish(read, registry, problems),
+        None => Err(problems.into_list()),
+    }
+}
+
+/// A configuration without a file: `run --listen … --backend … --strategy …`. One listener, `main`,
+/// with every `listen` address, and one pool, `main`, with every backend.
+///
+/// # Errors
+///
+/// Every problem; `path` is the option, `--listen`, `--backend` or `--strategy`.
+pub fn one_shot(
+    listen: &[String],
+    backends: &[String],
+    strategy: Option<&str>,
+    registry: &Registry,
+) -> Result<Config, Vec<Problem>> {
+    let read = Read { root: one_shot_tree(listen, backends, strategy), nodes_left: MAX_NODES };
+    finish(read, registry, Problems::default()).map_err(|problems| {
+        let options = [
+            ("listeners.main.bind", "--listen"),
+            ("pools.main.backends", "--backend"),
+            ("pools.main.strategy", "--strategy"),
+        ];
+        let named = |problem: Problem| {
+            let option = options.iter().find(|(path, _)| problem.path.starts_with(path));
+            let path = option.map_or(problem.path.clone(), |(_, name)| (*name).to_owned());
+            Problem { line: 0, column: 0, path, ..problem }
+        };
+        problems.into_iter().map(named).collect()
+    })
+}
+
+/// From the tree to values.
+fn finish(
+    mut read: Read<'_>,
+    registry: &Registry,
+    mut problems: Problems,
+) -> Result<Config, Vec<Problem>> {
+    let shape = Shape::of(&schema::annotated(registry));
+    // What stands in `defaults` is looked at first, so that its problems have its path.
+    check_defaults(&read.root, &shape, &mut problems);
+    if merge::merge_defaults(&mut read, &shape, &mut problems).is_none() {
+        return Err(problems.into_list());
+    }
+    let mut value = check::check(&read.root, &shape, &Path::Root, &mut problems);
+    rules::check_rules(&read.root, &mut problems);
+    if !problems.is_empty() {
+        return Err(problems.into_list());
+    }
+    if let serde_yaml::Value::Mapping(root) = &mut value {
+        root.remove("defaults");
+    }
+    serde_yaml::with::singleton_map_recursive::deserialize(value).map_err(
+        |error: serde_yaml::Error| {
+            // The shape has let something through that the model refuses.
+            problems
+                .add(read.root.pos, &Path::Root, || format!("this is a bug of tidegate: {error}"));
+            problems.into_list()
+        },
+    )
+}
+
+fn check_defaults(root: &Node<'_>, shape: &Shape, problems: &mut Problems) {
+    let key = shape.section().and_then(|section| section.key("defaults"));
+    if let (Some(node), Some(key)) = (root.get("defaults"), key) {
+        check::check(node, &key.shape, &Path::Root.key("defaults"), problems);
+    }
+}
+
+/// The text of a file, when it is small enough and text.
+fn text_of<'b>(bytes: &'b [u8], problems: &mut Problems) -> Option<&'b str> {
+    let start = Pos { line: 1, column: 1 };
+    let mut refuse = |pos: Pos, message: String| {
+        problems.add(pos, &Path::Root, || message);
+        None
+    };
+    if bytes.len() > MAX_BYTES {
+        let (size, max) = (bytes.len(), MAX_BYTES >> 20);
+        return refuse(
+            start,
+            format!("the file has {size} bytes; more than {max} MiB are refused"),
+        );
+    }
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return refuse(start, "the file is UTF-16; save it as UTF-8".to_owned());
+    }
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            let valid = &bytes[..error.valid_up_to()];
+            let pos = end_of(&String::from_utf8_lossy(valid));
+            let byte = bytes.get(error.valid_up_to()).copied().unwrap_or_default();
+            return refuse(
+                pos,
+                format!("the byte 0x{byte:02x} is no UTF-8; save the file as UTF-8"),
+            );
+        }
+    };
+    if let Some(at) = text.find('\0') {
+        return refuse(end_of(&text[..at]), "a NUL character; the file is no text".to_owned());
+    }
+    Some(text)
+}
+
+/// The place behind a text.
+fn end_of(text: &str) -> Pos {
+    let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let last = text.rsplit('\n').next().unwrap_or("");
+    Pos { line: number(text.matches('\n').count() + 1), column: number(last.chars().count() + 1) }
+}
+
+/// What a file with these values would be.
+fn one_shot_tree<'a>(
+    listen: &'a [String],
+    backends: &'a [String],
+    strategy: Option<&'a str>,
+) -> Node<'a> {
+    // Places are counters: problems of different values must not be taken for one.
+    let places = Cell::new(0);
+    let pos = || Pos { line: 0, column: places.replace(places.get() + 1) };
+    let scalar = |text: &'a str| Node { pos: pos(), kind: Kind::Scalar(Cow::Borrowed(text)) };
+    let list = |texts: &'a [String]| {
+        let items = texts.iter().map(|text| scalar(text)).collect();
+        Node { pos: pos(), kind: Kind::List(items) }
+    };
+    let map = |entries: Vec<(&'a str, Node<'a>)>| {
+        let entry = |(key, value): (&'a str, _)| Entry { key: key.into(), key_pos: pos(), value };
+        Node { pos: pos(), kind: Kind::Map(entries.into_iter().map(entry).collect()) }
+    };
+    let listener = map(vec![("bind", list(listen)), ("pool", scalar("main"))]);
+    let mut pool = vec![("backends", list(backends))];
+    pool.extend(strategy.map(|strategy| ("strategy", scalar(strategy))));
+    map(vec![
+        ("listeners", map(vec![("main", listener)])),
+        ("pools", map(vec![("main", map(pool))])),
+    ])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,119 +1,329 @@
 //! The configuration as values. THE source of its keys.
+//!
+//! From these structs come parsing, defaults, ranges, `tidegate schema`, the nearest-name hints and
+//! the reference page. To add a key: add a documented field. Its documentation comment is what the
+//! user reads; notes for programmers are ordinary comments.
+//!
+//! - A plain number: its type, and `#[schemars(range(min = 1, max = 100))]`.
+//! - A value written with a unit, `off`, `auto`, or as one or a list: a form of `written.rs` in
+//!   `#[serde(with = "…")]`; a smallest or largest duration in
+//!   `#[schemars(extend("x-minimum" = "1ms"))]`.
+//! - A section: a struct with `#[serde(default, deny_unknown_fields)]` and `Default`; where it may
+//!   be turned off, `#[serde(with = "OrOff::<Section<Name>>")]` on an `Option<Name>`.
+//! - A choice: an enum in snake case, whose variants may carry a section:
+//!   `tcp` or `{http: {…}}`.
+//! - A key that must be there: a field without a default.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
+use super::form::{BackendAddress, Ip, Period};
+use super::written::{As, Binds, OneOrMany, OrAuto, OrOff, Whole};
 use crate::balance::Options;
 use crate::net::addr::Address;
 
+/// A number of connections.
+type Count = Whole<NonZeroU32, 1, { u32::MAX as u64 }>;
+
 /// A validated configuration.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// `defaults` is no part of it: what stands there has been put into the listeners and pools.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
+    /// The process: threads, shutdown, limits.
+    #[serde(default)]
     pub runtime: Runtime,
+    /// What is logged, and how.
+    #[serde(default)]
     pub log: Log,
+    /// Where connections come in, by name.
+    #[schemars(extend("minProperties" = 1))]
     pub listeners: IndexMap<String, Listener>,
+    /// Where connections go, by name.
+    #[schemars(extend("minProperties" = 1))]
     pub pools: IndexMap<String, Pool>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+/// Any key of a listener or a pool. A listener or pool that has the key itself overrides it: the
+/// keys of sections one by one; values, lists and choices as a whole.
+// Never a value: the keys are merged into listeners and pools before there are values.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) struct Defaults {
+    /// Defaults of every listener.
+    pub(super) listener: Listener,
+    /// Defaults of every pool.
+    pub(super) pool: Pool,
+}
+
+/// The process as a whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct Runtime {
-    /// Worker threads; `None` = auto, the cores this process may use.
+    /// Worker threads; `auto` = the cores this process may use.
+    #[serde(with = "OrAuto::<Whole<NonZeroU32, 1, 1024>>")]
     pub threads: Option<NonZeroU32>,
-    /// `None` = off, wait for ever.
+    /// How long `SIGTERM` waits for open connections; then they are closed. `off` = for ever.
+    #[serde(with = "OrOff::<Period>")]
     pub shutdown_grace: Option<Duration>,
-    /// `None` = auto, from the descriptor limit.
+    /// Connections of all listeners together; `auto` = from the file-descriptor limit, which is
+    /// raised to its hard limit.
+    #[serde(with = "OrAuto::<Count>")]
     pub max_connections: Option<NonZeroU32>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+impl Default for Runtime {
+    fn default() -> Self {
+        Self { threads: None, shutdown_grace: Some(Duration::from_secs(30)), max_connections: None }
+    }
+}
+
+/// What is logged, and how. The log goes to standard error.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct Log {
+    /// One line of text or one JSON object for each event.
     pub format: LogFormat,
+    /// The least severe level that is logged.
     pub level: LogLevel,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The format of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum LogFormat {
+    /// A line that people read.
+    #[default]
     Text,
+    /// A line that programs read.
     Json,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A severity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum LogLevel {
+    /// What needs somebody's attention.
     Error,
+    /// What may need it soon.
     Warn,
+    /// Changes of state.
+    #[default]
     Info,
+    /// Every connection.
     Debug,
+    /// Everything.
     Trace,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+/// One or more bound addresses with their pool, limits and timeouts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Listener {
-    /// Ranges are expanded.
+    /// Where to listen: one address or a list. IPv6 addresses stand in brackets and quotes, and
+    /// bind IPv6 only; `0.0.0.0:9501-9504` binds each port; at port 0 the kernel chooses one.
+    // Ranges are expanded.
+    #[serde(with = "Binds")]
     pub bind: Vec<Address>,
+    /// The pool that its connections go to.
+    #[schemars(extend("x-form" = "name"))]
     pub pool: String,
+    /// Options of the listening socket and of accepted connections.
+    #[serde(default)]
     pub tcp: Tcp,
+    /// How long a connection may last or be idle.
+    #[serde(default)]
     pub timeouts: Timeouts,
-    /// `None` = no limit of its own.
+    /// Connections of this listener at one time; `off` = no limit of its own.
+    #[serde(default, with = "OrOff::<Count>")]
     pub max_connections: Option<NonZeroU32>,
+    /// What happens to connections over a limit.
+    #[serde(default)]
     pub over_limit: OverLimit,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What happens to connections over a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum OverLimit {
+    /// None is accepted until another ends; the kernel's backlog holds them.
+    #[default]
     Wait,
+    /// They are closed at once.
     Close,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+/// Options of a listening socket and of the connections accepted on it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct Tcp {
+    /// Send small segments at once (`TCP_NODELAY`).
     pub nodelay: bool,
+    /// Time without traffic after which the peer is probed (`TCP_KEEPIDLE`), on both sides.
+    #[serde(with = "OrOff::<Period>")]
+    #[schemars(extend("x-minimum" = "1s", "x-maximum" = "32767s"))]
     pub keepalive: Option<Duration>,
+    /// Time that sent data may stay unacknowledged before the connection is given up
+    /// (`TCP_USER_TIMEOUT`); `off` = the kernel's retransmission limit.
+    #[serde(with = "OrOff::<Period>")]
+    #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "24d"))]
     pub user_timeout: Option<Duration>,
+    /// Connections that the kernel holds for a listener that has not accepted them yet; the kernel
+    /// cuts it at `net.core.somaxconn`.
+    #[schemars(range(min = 1, max = 65535))]
     pub backlog: u32,
+    /// Accept a connection only when its first byte is there, or this time has passed
+    /// (`TCP_DEFER_ACCEPT`; the kernel rounds it). Only for protocols in which the client speaks
+    /// first.
+    #[serde(with = "OrOff::<Period>")]
+    #[schemars(extend("x-minimum" = "1s", "x-maximum" = "1h"))]
     pub defer_accept: Option<Duration>,
+    /// Take data in the first segment of clients that send some (`TCP_FASTOPEN`).
     pub fast_open: bool,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+impl Default for Tcp {
+    fn default() -> Self {
+        Self {
+            nodelay: true,
+            keepalive: Some(Duration::from_secs(60)),
+            user_timeout: Some(Duration::from_secs(60)),
+            backlog: 4096,
+            defer_accept: None,
+            fast_open: false,
+        }
+    }
+}
+
+/// How long a connection may last or be idle.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
+    /// No byte in either direction for this long ends the connection.
+    #[serde(with = "OrOff::<Period>")]
+    #[schemars(extend("x-minimum" = "1ms"))]
     pub idle: Option<Duration>,
-    /// Zero: the first end ends both. `None` = off.
+    /// One direction has ended and no byte moves in the other for this long. `0s` = the first end
+    /// ends both.
+    #[serde(with = "OrOff::<Period>")]
     pub half_closed: Option<Duration>,
+    /// The longest that a connection may last.
+    #[serde(with = "OrOff::<Period>")]
+    #[schemars(extend("x-minimum" = "1ms"))]
     pub max_duration: Option<Duration>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            idle: Some(Duration::from_secs(3600)),
+            half_closed: Some(Duration::from_secs(60)),
+            max_duration: None,
+        }
+    }
+}
+
+/// A named set of backends with a strategy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Pool {
+    /// Who gets the next connection: a name, or `{name: {options}}`.
+    #[serde(default)]
     pub strategy: Strategy,
+    /// The nodes that connections are forwarded to: each an address, or a section.
+    #[schemars(length(min = 1))]
     pub backends: Vec<Backend>,
+    /// How connections to backends are made.
+    #[serde(default)]
     pub connect: Connect,
 }
 
+/// A strategy by name, with the options given for it.
+///
+/// Its schema and its serde forms are in `strategy.rs`: they come from the table of strategies.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Strategy {
+    /// A name of the registry.
     pub name: String,
+    /// Options given in the file; others have their defaults.
     pub options: Options,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+/// One node that connections are forwarded to. An address alone is short for `{address: …}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("x-shorthand" = "address"))]
 pub struct Backend {
-    pub name: String,
+    /// Where it is: an IP address and a port, or a unix socket.
+    #[serde(with = "As::<BackendAddress>")]
     pub address: Address,
-    /// 0: no new connections.
+    /// What it is called; unique within the pool. Without one, the address as written.
+    // The checker fills it in.
+    #[schemars(extend("x-form" = "name", "x-default-from" = "address"))]
+    pub name: String,
+    /// Share of new connections relative to the other backends; 0 = no new connections.
+    #[serde(default = "Backend::default_weight")]
+    #[schemars(range(min = 0, max = 65535))]
     pub weight: u32,
+    /// Connections at one time; `off` = no limit.
+    #[serde(default, with = "OrOff::<Count>")]
     pub max_connections: Option<NonZeroU32>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+impl Backend {
+    /// The largest weight.
+    pub const MAX_WEIGHT: u32 = 65_535;
+
+    const fn default_weight() -> u32 {
+        1
+    }
+}
+
+/// How connections to the backends of a pool are made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct Connect {
+    /// Time that one attempt may take.
+    #[serde(with = "As::<Period>")]
+    #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "1h"))]
     pub timeout: Duration,
+    /// Attempts for one connection, each on another backend.
+    #[schemars(range(min = 1, max = 100))]
     pub attempts: u32,
+    /// When an attempt has no answer by then, a second one starts on another backend; the first to
+    /// connect wins, the other is reset.
+    #[serde(with = "OrOff::<Period>")]
+    #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "1h"))]
     pub hedge: Option<Duration>,
+    /// Time that all attempts of one connection may take together.
+    #[serde(with = "As::<Period>")]
+    #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "1h"))]
     pub deadline: Duration,
+    /// Percent of this pool's connections of the last 10 seconds that may be retries; never under
+    /// 10 a second.
+    #[schemars(range(min = 0, max = 100))]
     pub retry_budget: u32,
-    /// Used in turn; empty = the kernel chooses.
+    /// Local address to connect from; a list is used in turn. Empty = the kernel chooses.
+    #[serde(with = "OneOrMany::<Ip>")]
     pub source: Vec<IpAddr>,
+}
+
+impl Default for Connect {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(1),
+            attempts: 3,
+            hedge: Some(Duration::from_millis(250)),
+            deadline: Duration::from_secs(5),
+            retry_budget: 100,
+            source: Vec::new(),
+        }
+    }
 }

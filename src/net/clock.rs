@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(ticks(Duration::from_secs(3)), 3000);
     }
 
-    #[tokio::test(start_paused = true, flavor = "current_thread")]
+    #[tokio::test]
     async fn an_earlier_deadline_set_later_still_wakes_first() {
         let (queue, count) = (Rc::new(Deadlines::default()), Arc::new(Count::default()));
         let clock = Clock::start();

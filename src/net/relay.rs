@@ -658,3 +658,6 @@ fn discard_input(stream: &Stream) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,300 @@
+//! A tree against its shape: every problem, and the values for serde.
+//!
+//! What is written in more than one way comes out in one: words for "no value" as null, a shorthand
+//! as its section, a choice with options as `{name: {options}}`, numbers and booleans as such.
+
+use serde_yaml::{Mapping, Value};
+
+use super::form::{Name, Text as _};
+use super::nearest::hint;
+use super::problem::{Path, Problems, show};
+use super::shape::{Bound, Branch, Key, Section, Shape, Text, Word};
+use super::tree::{Kind, Node};
+
+/// The words that YAML 1.1 reads as false; all of them mean `off`.
+const FALSE: &[&str] = &["false", "off", "no"];
+const TRUE: &[&str] = &["true", "on", "yes"];
+
+/// Checks a value. What is returned is worth something only when no problem was added.
+pub(super) fn check(node: &Node<'_>, shape: &Shape, path: &Path<'_>, to: &mut Problems) -> Value {
+    match (shape, &node.kind) {
+        (_, Kind::Broken) => Value::Null,
+        (Shape::Text(_) | Shape::Integer { .. } | Shape::Boolean, Kind::Scalar(value)) => {
+            match leaf(value, shape) {
+                Ok(value) => value,
+                Err(hint) => mismatch(shape, (node, path), &hint, to),
+            }
+        }
+        (Shape::Words(words), Kind::Scalar(value)) => check_word(value, words, (node, path), to),
+        (Shape::List { item, min }, Kind::List(items)) => {
+            if items.len() < *min {
+                to.add(node.pos, path, || format!("the list is empty; expected at least {min}"));
+            }
+            let values = items.iter().enumerate();
+            values.map(|(index, value)| check(value, item, &path.index(index), to)).collect()
+        }
+        (Shape::Named { value, min }, Kind::Map(_)) => check_named(node, (value, *min), path, to),
+        (Shape::Section(section), Kind::Map(_)) => check_section(node, section, path, to),
+        (Shape::Section(section), Kind::Scalar(_)) => match shorthand(section) {
+            Some(key) => {
+                let mut values = Mapping::new();
+                values.insert(key.name.as_str().into(), check(node, &key.shape, path, to));
+                fill_in(node, section, &mut values);
+                values.into()
+            }
+            None => mismatch(shape, (node, path), "", to),
+        },
+        (Shape::Choice(branches), Kind::Scalar(_) | Kind::Map(_)) => {
+            check_choice(node, branches, path, to)
+        }
+        (Shape::Any(shapes), _) => check_any(node, shapes, path, to),
+        _ => mismatch(shape, (node, path), "", to),
+    }
+}
+
+/// A place: where in the file, and where in the configuration.
+type Place<'n, 'p> = (&'n Node<'n>, &'n Path<'p>);
+
+fn mismatch(shape: &Shape, at: Place<'_, '_>, hint: &str, to: &mut Problems) -> Value {
+    let (node, path) = at;
+    to.add(node.pos, path, || {
+        let gap = if hint.is_empty() { "" } else { "; " };
+        format!("expected {}, found {}{gap}{hint}", shape.describe(), found(node))
+    });
+    Value::Null
+}
+
+/// What stands in the file.
+fn found(node: &Node<'_>) -> String {
+    match &node.kind {
+        Kind::Nothing | Kind::Broken => "nothing".to_owned(),
+        Kind::Scalar(text) => show(text),
+        Kind::List(_) => "a list".to_owned(),
+        Kind::Map(_) => "a map".to_owned(),
+    }
+}
+
+/// The value of a text, a whole number or a boolean. The error is a hint.
+fn leaf(value: &str, shape: &Shape) -> Result<Value, String> {
+    match shape {
+        Shape::Integer { min, max } => integer(value, *min, *max).map(Value::from),
+        Shape::Boolean => boolean(value).map(Value::from).ok_or_else(String::new),
+        Shape::Text(Text { form: Some(form), min, max }) => {
+            let measure = (form.check)(value)?;
+            let under = |min: &Bound| measure.is_some_and(|measure| measure < min.measure);
+            let over = |max: &Bound| measure.is_some_and(|measure| measure > max.measure);
+            match min.as_ref().is_some_and(under) || max.as_ref().is_some_and(over) {
+                true => Err(String::new()),
+                false => Ok(value.into()),
+            }
+        }
+        _ => Ok(value.into()),
+    }
+}
+
+fn check_word(value: &str, words: &[Word], at: Place<'_, '_>, to: &mut Problems) -> Value {
+    if let Some(word) = word(value, words) {
+        return word_value(word);
+    }
+    let (node, path) = at;
+    to.add(node.pos, path, || {
+        let hint = hint(value, words.iter().map(|word| word.name.as_str()));
+        format!("unknown {} {}; {hint}", path.noun(), show(value))
+    });
+    Value::Null
+}
+
+fn word<'w>(value: &str, words: &'w [Word]) -> Option<&'w Word> {
+    let named = |name: &str| words.iter().find(|word| word.name == name);
+    named(value).or_else(|| if boolean(value) == Some(false) { named("off") } else { None })
+}
+
+fn word_value(word: &Word) -> Value {
+    if word.is_none { Value::Null } else { word.name.as_str().into() }
+}
+
+/// Reads true or false, in every spelling of YAML 1.1 and 1.2 but the single letters.
+fn boolean(text: &str) -> Option<bool> {
+    let is_one_case = |word: &&&str| {
+        let mut title = word[..1].to_ascii_uppercase();
+        title.push_str(&word[1..]);
+        text == **word || text == title || text == word.to_ascii_uppercase()
+    };
+    if TRUE.iter().any(|word| is_one_case(&word)) {
+        return Some(true);
+    }
+    FALSE.iter().any(|word| is_one_case(&word)).then_some(false)
+}
+
+/// Reads a whole number in decimal. The error is a hint.
+pub(super) fn integer(text: &str, min: u64, max: u64) -> Result<u64, String> {
+    let is_decimal = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if is_decimal {
+        let significant = text.trim_start_matches('0');
+        if significant.len() < text.len() && text.len() > 1 {
+            let shown = if significant.is_empty() { "0" } else { significant };
+            return Err(format!("leading zeros may mean octal; write {shown}"));
+        }
+        return match text.parse() {
+            Ok(number) if (min..=max).contains(&number) => Ok(number),
+            Ok(number) if number < min => Err(String::new()),
+            _ => Err(format!("the largest is {max}")),
+        };
+    }
+    let digits: String = text.chars().filter(|c| !matches!(c, '_' | ',' | ' ')).collect();
+    let is_grouped = digits.len() < text.len() && digits.bytes().all(|b| b.is_ascii_digit());
+    Err(match text {
+        _ if is_grouped && !digits.is_empty() => format!("write {digits}"),
+        _ if text.ends_with('%') => "write the number without %".to_owned(),
+        _ if text.starts_with("0x") || text.starts_with("0o") || text.starts_with("0b") => {
+            "write it in decimal".to_owned()
+        }
+        _ => String::new(),
+    })
+}
+
+fn shorthand(section: &Section) -> Option<&Key> {
+    section.shorthand.as_ref().and_then(|key| section.key(key))
+}
+
+fn check_named(
+    node: &Node<'_>,
+    (shape, min): (&Shape, usize),
+    path: &Path<'_>,
+    to: &mut Problems,
+) -> Value {
+    if node.entries().len() < min {
+        let noun = path.noun();
+        to.add(node.pos, path, || format!("the map is empty; expected at least {min} of {noun}"));
+    }
+    let mut values = Mapping::new();
+    for entry in node.entries() {
+        let path = path.key(&entry.key);
+        if let Err(hint) = Name::parse(&entry.key) {
+            to.add(entry.key_pos, &path, || {
+                let expected = Name::EXPECTED;
+                let gap = if hint.is_empty() { "" } else { "; " };
+                format!("expected {expected}, found {}{gap}{hint}", show(&entry.key))
+            });
+        }
+        let value = check(&entry.value, shape, &path, to);
+        values.insert(entry.key.as_ref().into(), value);
+    }
+    values.into()
+}
+
+fn check_section(node: &Node<'_>, section: &Section, path: &Path<'_>, to: &mut Problems) -> Value {
+    let mut values = Mapping::new();
+    for entry in node.entries() {
+        let inner = path.key(&entry.key);
+        match section.key(&entry.key) {
+            Some(key) => {
+                values
+                    .insert(key.name.as_str().into(), check(&entry.value, &key.shape, &inner, to));
+            }
+            None => to.add(entry.key_pos, &inner, || {
+                let hint = hint(&entry.key, section.keys.iter().map(|key| key.name.as_str()));
+                format!("unknown key {}; {hint}", show(&entry.key))
+            }),
+        }
+    }
+    for key in section.keys.iter().filter(|key| key.is_required) {
+        if !values.contains_key(key.name.as_str()) {
+            to.add(node.pos, path, || {
+                format!("the key \"{}\" is missing; expected {}", key.name, key.shape.describe())
+            });
+        }
+    }
+    fill_in(node, section, &mut values);
+    values.into()
+}
+
+/// Gives keys that are absent the text of another one, where the model says so.
+fn fill_in(node: &Node<'_>, section: &Section, values: &mut Mapping) {
+    for key in &section.keys {
+        let Some(from) = &key.default_from else { continue };
+        if values.contains_key(key.name.as_str()) {
+            continue;
+        }
+        let text = match &node.kind {
+            Kind::Map(_) => node.get(from).and_then(Node::text),
+            _ => node.text(),
+        };
+        if let Some(text) = text {
+            values.insert(key.name.as_str().into(), text.into());
+        }
+    }
+}
+
+fn check_choice(node: &Node<'_>, branches: &[Branch], path: &Path<'_>, to: &mut Problems) -> Value {
+    let (name, pos, options) = match (&node.kind, node.entries()) {
+        (Kind::Scalar(name), _) => (name, node.pos, None),
+        (_, [one]) => (&one.key, one.key_pos, Some(&one.value)),
+        (_, entries) => {
+            let count = entries.len();
+            to.add(node.pos, path, || {
+                let names = hint("", branches.iter().map(|branch| branch.name.as_str()));
+                format!("expected one name with its options, found {count} keys; {names}")
+            });
+            return Value::Null;
+        }
+    };
+    let Some(branch) = branches.iter().find(|branch| branch.name == *name) else {
+        to.add(pos, path, || {
+            let hint = hint(name, branches.iter().map(|branch| branch.name.as_str()));
+            format!("unknown {} {}; {hint}", path.noun(), show(name))
+        });
+        return Value::Null;
+    };
+    let inner = path.key(name);
+    let empty = Node { pos, kind: Kind::Map(Vec::new()) };
+    let (shape, options) = match (&branch.options, options) {
+        (None, None) => return branch.name.as_str().into(),
+        (None, Some(options)) => (&Shape::Section(Section::default()), options),
+        (Some(shape), options) => (shape, options.unwrap_or(&empty)),
+    };
+    let value = check(options, shape, &inner, to);
+    if branch.options.is_none() {
+        return branch.name.as_str().into();
+    }
+    let mut values = Mapping::new();
+    values.insert(branch.name.as_str().into(), value);
+    values.into()
+}
+
+/// A value of several shapes: the one that fits its kind decides, so that its problems are told.
+fn check_any(node: &Node<'_>, shapes: &[Shape], path: &Path<'_>, to: &mut Problems) -> Value {
+    if let Some(text) = node.text() {
+        for shape in shapes {
+            if let Shape::Words(words) = shape
+                && let Some(word) = word(text, words)
+            {
+                return word_value(word);
+            }
+        }
+    }
+    let fits = |shape: &&Shape| match (&node.kind, shape) {
+        (Kind::Scalar(_), shape) if shape.is_leaf() => true,
+        (Kind::Scalar(_), Shape::Section(section)) => section.shorthand.is_some(),
+        (Kind::Scalar(_) | Kind::Map(_), Shape::Choice(_)) => true,
+        (Kind::Map(_), Shape::Section(_) | Shape::Named { .. }) => true,
+        (Kind::List(_), Shape::List { .. }) => true,
+        _ => false,
+    };
+    let Some(shape) = shapes.iter().find(fits) else {
+        return mismatch(&Shape::Any(shapes.to_vec()), (node, path), "", to);
+    };
+    let Some(value) = node.text().filter(|_| shape.is_leaf()) else {
+        return check(node, shape, path, to);
+    };
+    let Err(hint) = leaf(value, shape) else { return check(node, shape, path, to) };
+    let is_zero = matches!(value, "0" | "0s" | "0ms") && leaf("0s", shape).is_err();
+    let hint = match is_zero && shapes.iter().any(|shape| shape.has_word("off")) {
+        true => "did you mean \"off\"?",
+        false => &hint,
+    };
+    mismatch(&Shape::Any(shapes.to_vec()), (node, path), hint, to)
+}
+
+#[cfg(test)]
+mod tests;

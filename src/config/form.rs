@@ -1,0 +1,219 @@
+//! The forms of text that values are written in.
+//!
+//! A new form is one type that implements [`Text`] and one line in [`FORMS`].
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::unit::{self, Rate, Size};
+use crate::net::addr::{self, Address, Bind};
+
+/// A value that is written as text.
+pub trait Text {
+    /// The value.
+    type Value;
+    /// Its name in the schema (`x-form`).
+    const NAME: &'static str;
+    /// What is expected, for problems and the reference page: "a duration such as 2s".
+    const EXPECTED: &'static str;
+    /// A regular expression (ECMA 262) that every valid text matches; for editors.
+    const PATTERN: &'static str;
+
+    /// Reads the value. The error is a hint: what to do about it, or empty.
+    ///
+    /// # Errors
+    ///
+    /// When the text is not of this form.
+    fn parse(text: &str) -> Result<Self::Value, String>;
+
+    /// Writes the value so that [`Text::parse`] reads it again.
+    fn print(value: &Self::Value) -> String;
+
+    /// A number to compare values by, where the form has an order.
+    fn measure(_value: &Self::Value) -> Option<u64> {
+        None
+    }
+}
+
+/// One row of [`FORMS`]: a [`Text`] without its type.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    /// [`Text::NAME`].
+    pub name: &'static str,
+    /// [`Text::EXPECTED`].
+    pub expected: &'static str,
+    /// Checks a text; gives its measure, or a hint.
+    pub check: fn(&str) -> Result<Option<u64>, String>,
+}
+
+impl Form {
+    const fn of<T: Text>() -> Self {
+        Self {
+            name: T::NAME,
+            expected: T::EXPECTED,
+            check: |text| T::parse(text).map(|value| T::measure(&value)),
+        }
+    }
+}
+
+/// Every form of text. The only such list.
+pub const FORMS: &[Form] = &[
+    Form::of::<Name>(),
+    Form::of::<Period>(),
+    Form::of::<Bytes>(),
+    Form::of::<PerSecond>(),
+    Form::of::<BackendAddress>(),
+    Form::of::<BindAddress>(),
+    Form::of::<Ip>(),
+];
+
+/// The name of a listener, a pool or a backend.
+pub struct Name;
+
+impl Text for Name {
+    type Value = String;
+    const NAME: &'static str = "name";
+    const EXPECTED: &'static str = "a name of 1 to 128 letters, digits, _ . or -";
+    const PATTERN: &'static str = "^[A-Za-z0-9_.-]{1,128}$";
+
+    fn parse(text: &str) -> Result<String, String> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+        if let Some(wrong) = text.chars().find(|c| !allowed(*c)) {
+            return Err(format!("without {wrong:?}"));
+        }
+        match text.len() {
+            0 => Err(String::new()),
+            1..=128 => Ok(text.to_owned()),
+            length => Err(format!("it has {length}")),
+        }
+    }
+
+    fn print(value: &String) -> String {
+        value.clone()
+    }
+}
+
+/// A duration.
+pub struct Period;
+
+impl Text for Period {
+    type Value = Duration;
+    const NAME: &'static str = "duration";
+    const EXPECTED: &'static str = "a duration such as 250ms, 2s or 1m30s";
+    const PATTERN: &'static str = "^([0-9]+(d|h|m|s|ms))+$";
+
+    fn parse(text: &str) -> Result<Duration, String> {
+        unit::parse_duration(text)
+    }
+
+    fn print(value: &Duration) -> String {
+        unit::print_duration(*value)
+    }
+
+    fn measure(value: &Duration) -> Option<u64> {
+        u64::try_from(value.as_millis()).ok()
+    }
+}
+
+/// A number of bytes.
+pub struct Bytes;
+
+impl Text for Bytes {
+    type Value = Size;
+    const NAME: &'static str = "size";
+    const EXPECTED: &'static str = "a size such as 64KiB or 10MiB";
+    const PATTERN: &'static str = "^[0-9]+(B|KiB|MiB|GiB)$";
+
+    fn parse(text: &str) -> Result<Size, String> {
+        unit::parse_size(text)
+    }
+
+    fn print(value: &Size) -> String {
+        unit::print_size(*value)
+    }
+
+    fn measure(value: &Size) -> Option<u64> {
+        Some(value.0)
+    }
+}
+
+/// A number of events a second.
+pub struct PerSecond;
+
+impl Text for PerSecond {
+    type Value = Rate;
+    const NAME: &'static str = "rate";
+    const EXPECTED: &'static str = "a rate such as 100/s";
+    const PATTERN: &'static str = "^[0-9]+/s$";
+
+    fn parse(text: &str) -> Result<Rate, String> {
+        unit::parse_rate(text)
+    }
+
+    fn print(value: &Rate) -> String {
+        unit::print_rate(*value)
+    }
+
+    fn measure(value: &Rate) -> Option<u64> {
+        Some(u64::from(value.0))
+    }
+}
+
+/// An address to connect to.
+pub struct BackendAddress;
+
+impl Text for BackendAddress {
+    type Value = Address;
+    const NAME: &'static str = "address";
+    const EXPECTED: &'static str = "an address such as 10.0.0.11:9501 or unix:/run/app.sock";
+    const PATTERN: &'static str = "^(unix:/.+|.+:[0-9]+)$";
+
+    fn parse(text: &str) -> Result<Address, String> {
+        Address::parse(text)
+    }
+
+    fn print(value: &Address) -> String {
+        value.to_string()
+    }
+}
+
+/// An address to listen on, or a range of them.
+pub struct BindAddress;
+
+impl Text for BindAddress {
+    type Value = Bind;
+    const NAME: &'static str = "bind";
+    const EXPECTED: &'static str =
+        "an address such as 0.0.0.0:9501, \"[::]:443\", 0.0.0.0:9501-9504 or unix:/run/lb.sock";
+    const PATTERN: &'static str = "^(unix:/.+|.+:[0-9]+(-[0-9]+)?)$";
+
+    fn parse(text: &str) -> Result<Bind, String> {
+        Bind::parse(text)
+    }
+
+    fn print(value: &Bind) -> String {
+        match value {
+            Bind::Tcp(host, ports) if ports.len() == 1 => host.at(*ports.start()).to_string(),
+            Bind::Tcp(host, ports) => format!("{}-{}", host.at(*ports.start()), ports.end()),
+            Bind::Unix(path) => format!("unix:{}", path.display()),
+        }
+    }
+}
+
+/// An IP address.
+pub struct Ip;
+
+impl Text for Ip {
+    type Value = IpAddr;
+    const NAME: &'static str = "ip";
+    const EXPECTED: &'static str = "an IP address";
+    const PATTERN: &'static str = "^[0-9A-Fa-f:.]+$";
+
+    fn parse(text: &str) -> Result<IpAddr, String> {
+        addr::parse_ip(text)
+    }
+
+    fn print(value: &IpAddr) -> String {
+        value.to_string()
+    }
+}

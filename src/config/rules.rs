@@ -1,0 +1,285 @@
+//! What no single key can know: dangling names, duplicates, clashes, loops.
+//!
+//! Rules look at the tree and not at values, so that they are told together with everything else
+//! that is wrong. What cannot be read is passed over: it is reported already.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+
+use super::check::integer;
+use super::nearest::{nearest, one_of};
+use super::problem::{Path, Problems, show};
+use super::tree::{Entry, Node, Pos};
+use crate::net::addr::{Address, Bind, Host};
+
+/// Addresses that all listeners together may bind.
+pub const MAX_BOUND: usize = 65_536;
+
+/// Checks what is between keys.
+pub(super) fn check_rules(root: &Node<'_>, problems: &mut Problems) {
+    let listeners = root.get("listeners").map_or(&[][..], Node::entries);
+    let pools = root.get("pools").map_or(&[][..], Node::entries);
+    let by_name: HashMap<&str, &Node<'_>> =
+        pools.iter().map(|entry| (entry.key.as_ref(), &entry.value)).collect();
+    let all = Path::Root.key("pools");
+    for pool in pools {
+        check_pool(&pool.value, &all.key(&pool.key), problems);
+    }
+    if root.get("pools").is_some_and(Node::is_map) {
+        for listener in listeners {
+            check_pool_name(listener, pools, &by_name, problems);
+        }
+    }
+    if let Some(bound) = check_binds(listeners, problems) {
+        check_loops(listeners, &by_name, &bound, problems);
+    }
+}
+
+fn check_pool_name(
+    listener: &Entry<'_>,
+    pools: &[Entry<'_>],
+    by_name: &HashMap<&str, &Node<'_>>,
+    problems: &mut Problems,
+) {
+    let Some(node) = listener.value.get("pool") else { return };
+    let Some(name) = node.text().filter(|name| !by_name.contains_key(name)) else { return };
+    let all = Path::Root.key("listeners");
+    problems.add(node.pos, &all.key(&listener.key).key("pool"), || {
+        let names = pools.iter().map(|entry| entry.key.as_ref());
+        let pools = match pools {
+            [] => "there are no pools".to_owned(),
+            _ => format!("the pools are {}", one_of(names.clone()).trim_start_matches("one of ")),
+        };
+        match nearest(name, names) {
+            Some(meant) => {
+                format!("unknown pool {}; did you mean \"{meant}\"? {pools}", show(name))
+            }
+            None => format!("unknown pool {}; {pools}", show(name)),
+        }
+    });
+}
+
+/// Names that are taken, and weights that are all zero.
+fn check_pool(pool: &Node<'_>, path: &Path<'_>, problems: &mut Problems) {
+    let Some(list) = pool.get("backends") else { return };
+    let path = path.key("backends");
+    let mut taken: HashMap<&str, Pos> = HashMap::new();
+    let mut all_zero = !list.items().is_empty();
+    for (index, backend) in list.items().iter().enumerate() {
+        all_zero &= weight(backend) == Some(0);
+        let Some(name) = backend.get("name").or_else(|| address_of(backend)) else { continue };
+        let Some(text) = name.text() else { continue };
+        match taken.get(text) {
+            Some(first) => problems.add(name.pos, &path.index(index), || {
+                let line = first.line;
+                format!(
+                    "duplicate backend name {}; line {line} has it too, give it a name of its own",
+                    show(text)
+                )
+            }),
+            None => {
+                taken.insert(text, name.pos);
+            }
+        }
+    }
+    if all_zero {
+        problems.add(list.pos, &path, || {
+            "every backend has weight 0, so none would get a connection; give one of them at least 1"
+                .to_owned()
+        });
+    }
+}
+
+/// The weight of a backend; `None` where it cannot be read.
+fn weight(backend: &Node<'_>) -> Option<u64> {
+    match backend.get("weight") {
+        Some(weight) => integer(weight.text()?, 0, u64::MAX).ok(),
+        None => Some(1),
+    }
+}
+
+/// Where the address of a backend stands, in either form.
+fn address_of<'n, 'a>(backend: &'n Node<'a>) -> Option<&'n Node<'a>> {
+    if backend.text().is_some() { Some(backend) } else { backend.get("address") }
+}
+
+/// One address, or one range, that a listener binds.
+struct Bound<'n> {
+    listener: usize,
+    node: &'n Node<'n>,
+    index: Option<usize>,
+    bind: Bind,
+}
+
+/// Reads what listeners bind and finds clashes; `None` when it is too much to look at.
+fn check_binds<'n>(listeners: &'n [Entry<'n>], problems: &mut Problems) -> Option<Vec<Bound<'n>>> {
+    let mut bound = Vec::new();
+    let mut count: usize = 0;
+    for (listener, entry) in listeners.iter().enumerate() {
+        let Some(node) = entry.value.get("bind") else { continue };
+        let alone = node.text().map(|_| (None, node));
+        let items = node.items().iter().enumerate().map(|(index, node)| (Some(index), node));
+        for (index, node) in alone.into_iter().chain(items) {
+            let Some(bind) = node.text().and_then(|text| Bind::parse(text).ok()) else { continue };
+            count += bind.count();
+            let one = Bound { listener, node, index, bind };
+            if count > MAX_BOUND {
+                report(&one, listeners, problems, || {
+                    format!("more than {MAX_BOUND} addresses to listen on, all listeners together")
+                });
+                return None;
+            }
+            bound.push(one);
+        }
+    }
+    let mut taken = Taken::default();
+    for (index, one) in bound.iter().enumerate() {
+        if let Some((other, address)) = taken.add(index, &one.bind) {
+            let other = &bound[other];
+            report(one, listeners, problems, || {
+                let line = other.node.pos.line;
+                match other.listener == one.listener {
+                    true => format!("{address} is bound twice; line {line} has it too"),
+                    false => format!(
+                        "{address} is taken by listener {} (line {line}): {}",
+                        show(&listeners[other.listener].key),
+                        other.node.text().unwrap_or_default(),
+                    ),
+                }
+            });
+        }
+    }
+    Some(bound)
+}
+
+fn report(
+    one: &Bound<'_>,
+    listeners: &[Entry<'_>],
+    problems: &mut Problems,
+    message: impl FnOnce() -> String,
+) {
+    let all = Path::Root.key("listeners");
+    let listener = all.key(&listeners[one.listener].key);
+    let bind = listener.key("bind");
+    match one.index {
+        Some(index) => problems.add(one.node.pos, &bind.index(index), message),
+        None => problems.add(one.node.pos, &bind, message),
+    }
+}
+
+/// Who has which address: every question is one look-up.
+#[derive(Default)]
+struct Taken {
+    exact: HashMap<Address, usize>,
+    wildcard: HashMap<(bool, u16), usize>,
+    any: HashMap<(bool, u16), usize>,
+}
+
+impl Taken {
+    /// Takes the addresses of `bind` for `who`; tells the first that another has, and who.
+    fn add(&mut self, who: usize, bind: &Bind) -> Option<(usize, Address)> {
+        let mut clash = None;
+        for address in bind.addresses() {
+            let other = self.clash(&address);
+            if let Some(other) = other {
+                clash.get_or_insert((other, address.clone()));
+                continue;
+            }
+            if let Address::Tcp(tcp) = &address
+                && tcp.port() != 0
+            {
+                let key = (tcp.is_ipv6(), tcp.port());
+                self.any.entry(key).or_insert(who);
+                if tcp.ip().is_unspecified() {
+                    self.wildcard.insert(key, who);
+                }
+            }
+            self.exact.insert(address, who);
+        }
+        clash
+    }
+
+    fn clash(&self, address: &Address) -> Option<usize> {
+        let Address::Tcp(tcp) = address else { return self.exact.get(address).copied() };
+        if tcp.port() == 0 {
+            return None;
+        }
+        let key = (tcp.is_ipv6(), tcp.port());
+        let same = self.exact.get(address).or_else(|| self.wildcard.get(&key));
+        let under = || self.any.get(&key).filter(|_| tcp.ip().is_unspecified());
+        same.or_else(under).copied()
+    }
+}
+
+/// The backends of a pool that may be this process: by address, and loopback ones by port.
+#[derive(Default)]
+struct Reach {
+    exact: HashSet<Address>,
+    loopback: HashSet<(bool, u16)>,
+}
+
+impl Reach {
+    fn of(pool: &Node<'_>) -> Self {
+        let mut reach = Self::default();
+        let backends = pool.get("backends").map_or(&[][..], Node::items);
+        let addresses = backends.iter().filter_map(|backend| address_of(backend)?.text());
+        for address in addresses.filter_map(|text| Address::parse(text).ok()) {
+            let Address::Tcp(tcp) = address else {
+                reach.exact.insert(address);
+                continue;
+            };
+            // An unspecified address reaches this host, and an IPv4-mapped one is IPv4.
+            let ip = tcp.ip().to_canonical();
+            if ip.is_loopback() || ip.is_unspecified() {
+                reach.loopback.insert((ip.is_ipv6(), tcp.port()));
+            }
+            let ip = match ip {
+                IpAddr::V4(ip) if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(ip) if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+                ip => ip,
+            };
+            reach.exact.insert(Address::Tcp(SocketAddr::new(ip, tcp.port())));
+        }
+        reach
+    }
+
+    /// The first address of `bind` that a backend is at.
+    fn hit(&self, bind: &Bind) -> Option<Address> {
+        let is_hit = |address: &Address| match address {
+            Address::Tcp(tcp) if tcp.ip().is_unspecified() => {
+                self.loopback.contains(&(tcp.is_ipv6(), tcp.port()))
+            }
+            Address::Tcp(tcp) => {
+                let plain = Host(tcp.ip(), 0).at(tcp.port());
+                self.exact.contains(&Address::Tcp(plain))
+            }
+            Address::Unix(_) => self.exact.contains(address),
+        };
+        bind.addresses().into_iter().find(is_hit)
+    }
+}
+
+fn check_loops<'n>(
+    listeners: &'n [Entry<'n>],
+    pools: &HashMap<&str, &'n Node<'n>>,
+    bound: &[Bound<'n>],
+    problems: &mut Problems,
+) {
+    let mut reaches: HashMap<&str, Reach> = HashMap::new();
+    for one in bound {
+        let pool = listeners[one.listener].value.get("pool").and_then(Node::text);
+        let Some((name, pool)) = pool.and_then(|name| pools.get_key_value(name)) else { continue };
+        let reach = reaches.entry(name).or_insert_with(|| Reach::of(pool));
+        if let Some(address) = reach.hit(&one.bind) {
+            report(one, listeners, problems, || {
+                format!(
+                    "the listener forwards to itself: a backend of pool {} is at {address}",
+                    show(name)
+                )
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

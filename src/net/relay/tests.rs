@@ -1,0 +1,207 @@
+//! The relay between two real sockets; the peers are plain blocking sockets on threads.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, LocalOptions};
+
+use super::*;
+
+/// The far ends of a relayed connection.
+struct Peers {
+    client: TcpStream,
+    backend: TcpStream,
+    relay: thread::JoinHandle<(Stop, u64, u64)>,
+}
+
+/// Two sockets that are connected to each other: ours, which does not block, and the peer's.
+fn connected() -> (OwnedFd, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (ours, _) = listener.accept().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    (ours.into(), peer)
+}
+
+fn relayed(limits: Limits) -> Peers {
+    relayed_until(limits, None)
+}
+
+fn relayed_until(limits: Limits, told_after: Option<Duration>) -> Peers {
+    let ((near_client, client), (near_backend, backend)) = (connected(), connected());
+    let relay = thread::spawn(move || {
+        let mut runtime = Builder::new_current_thread();
+        let runtime = runtime.enable_all().build_local(LocalOptions::default()).unwrap();
+        runtime.block_on(async {
+            let clock = Clock::start();
+            let engine = Engine::new(clock, 4);
+            let deadlines = Rc::clone(&engine.deadlines);
+            tokio::task::spawn_local(async move { deadlines.run(clock).await });
+            let meter = Rc::new(Meter::new(0));
+            if let Some(after) = told_after {
+                let meter = Rc::clone(&meter);
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(after).await;
+                    meter.stop();
+                });
+            }
+            let pair = Pair {
+                client: Stream::new(near_client, true),
+                backend: Stream::new(near_backend, true),
+                unread: Vec::new(),
+            };
+            let stop = relay(&engine, pair, &limits, &meter).await;
+            (stop, meter.bytes_in(), meter.bytes_out())
+        })
+    });
+    Peers { client, backend, relay }
+}
+
+fn read_all(mut from: &TcpStream) -> io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    from.read_to_end(&mut all).map(|_| all)
+}
+
+fn pattern(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|i| u8::try_from((i * 7 + i / 251) % 256).unwrap()).collect()
+}
+
+fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+#[test]
+fn bytes_go_both_ways_and_each_end_is_passed_on_alone() {
+    let mut peers = relayed(Limits::default());
+    peers.client.write_all(b"question").unwrap();
+    peers.client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&peers.backend).unwrap(), b"question");
+    peers.backend.write_all(b"an answer after the end of the question").unwrap();
+    drop(peers.backend);
+    assert_eq!(read_all(&peers.client).unwrap(), b"an answer after the end of the question");
+    assert_eq!(peers.relay.join().unwrap(), (Stop::Closed(Side::Client), 8, 39));
+}
+
+#[test]
+fn bulk_data_of_odd_sizes_arrives_whole_both_ways_at_once() {
+    for bytes in [SCRATCH_BYTES - 1, SCRATCH_BYTES, SCRATCH_BYTES + 1, 20_000_003] {
+        let peers = relayed(Limits::default());
+        let up = pattern(bytes);
+        let down = { pattern(bytes + 5) }.split_off(5);
+        let (to_backend, to_client) = (up.clone(), down.clone());
+        let (client, backend) =
+            (peers.client.try_clone().unwrap(), peers.backend.try_clone().unwrap());
+        let writers = [
+            thread::spawn(move || {
+                { &client }.write_all(&to_backend).unwrap();
+                client.shutdown(Shutdown::Write).unwrap();
+            }),
+            thread::spawn(move || {
+                { &backend }.write_all(&to_client).unwrap();
+                backend.shutdown(Shutdown::Write).unwrap();
+            }),
+        ];
+        let backend = peers.backend;
+        let reader = thread::spawn(move || read_all(&backend).unwrap());
+        assert!(read_all(&peers.client).unwrap() == down, "{bytes} bytes to the client");
+        assert!(reader.join().unwrap() == up, "{bytes} bytes to the backend");
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        let (stop, bytes_in, bytes_out) = peers.relay.join().unwrap();
+        assert!(matches!(stop, Stop::Closed(_)));
+        assert_eq!((bytes_in, bytes_out), (bytes as u64, bytes as u64));
+    }
+}
+
+#[test]
+fn a_reset_arrives_as_a_reset_after_the_bytes_before_it() {
+    let mut peers = relayed(Limits::default());
+    peers.client.write_all(b"last words").unwrap();
+    let mut words = [0; 10];
+    peers.backend.read_exact(&mut words).unwrap();
+    reset(peers.client);
+    let error = peers.backend.read(&mut words).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(peers.relay.join().unwrap().0, Stop::Reset(Side::Client));
+}
+
+#[test]
+fn what_a_backend_said_before_it_reset_reaches_a_slow_client() {
+    let mut peers = relayed(Limits::default());
+    // Bytes that the backend never reads make its close a reset.
+    peers.client.write_all(b"unread").unwrap();
+    peers.backend.peek(&mut [0; 6]).unwrap();
+    let answer = pattern(3_000_000);
+    let sent = answer.clone();
+    let backend = peers.backend;
+    let writer = thread::spawn(move || {
+        { &backend }.write_all(&sent).unwrap();
+        while socket2::SockRef::from(&backend).is_unsent() {
+            thread::yield_now();
+        }
+        drop(backend);
+    });
+    let mut got = Vec::new();
+    let mut buf = vec![0; 10_000];
+    let error = loop {
+        match peers.client.read(&mut buf) {
+            Ok(0) => break None,
+            Ok(n) => got.extend_from_slice(&buf[..n]),
+            Err(e) => break Some(e.kind()),
+        }
+    };
+    writer.join().unwrap();
+    let (stop, _, bytes_out) = peers.relay.join().unwrap();
+    assert_eq!((got.len() as u64, got == answer), (bytes_out, true));
+    assert_eq!(error, Some(io::ErrorKind::ConnectionReset));
+    assert_eq!(stop, Stop::Reset(Side::Backend));
+}
+
+/// Whether the peer has not acknowledged everything yet.
+trait IsUnsent {
+    fn is_unsent(&self) -> bool;
+}
+
+impl IsUnsent for socket2::SockRef<'_> {
+    fn is_unsent(&self) -> bool {
+        super::super::sys::unsent(&**self).unwrap() > 0
+    }
+}
+
+#[test]
+fn a_connection_without_bytes_ends_at_its_idle_limit_with_a_fin_to_both() {
+    let peers = relayed(Limits { idle: Some(50), ..Limits::default() });
+    assert_eq!(read_all(&peers.client).unwrap(), b"");
+    assert_eq!(read_all(&peers.backend).unwrap(), b"");
+    assert_eq!(peers.relay.join().unwrap().0, Stop::Idle);
+}
+
+#[test]
+fn the_first_end_ends_both_where_half_closed_is_zero() {
+    let mut peers = relayed(Limits { half_closed: Some(0), ..Limits::default() });
+    peers.backend.write_all(b"bye").unwrap();
+    peers.backend.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&peers.client).unwrap(), b"bye");
+    assert_eq!(read_all(&peers.backend).unwrap(), b"");
+    assert_eq!(peers.relay.join().unwrap().0, Stop::Closed(Side::Backend));
+}
+
+#[test]
+fn a_half_closed_connection_ends_when_nothing_moves_in_the_other_direction() {
+    let peers = relayed(Limits { half_closed: Some(50), ..Limits::default() });
+    peers.client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&peers.client).unwrap(), b"");
+    assert_eq!(peers.relay.join().unwrap().0, Stop::HalfClosed);
+}
+
+#[test]
+fn a_stopped_connection_delivers_what_was_read_and_says_fin() {
+    let mut peers = relayed_until(Limits::default(), Some(Duration::from_millis(50)));
+    peers.client.write_all(b"before the end").unwrap();
+    assert_eq!(read_all(&peers.backend).unwrap(), b"before the end");
+    assert_eq!(read_all(&peers.client).unwrap(), b"");
+    assert_eq!(peers.relay.join().unwrap().0, Stop::Told);
+}
