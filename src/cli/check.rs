@@ -13,13 +13,13 @@ pub(super) struct SchemaArguments {
 }
 
 pub(super) fn check(file: &ConfigFile, registry: &Registry) -> Result<(), u8> {
-    let (path, loaded) = file.load(registry)?;
-    let backends: usize = loaded.config.pools.values().map(|pool| pool.backends.len()).sum();
+    let (path, config) = file.load(registry)?;
+    let backends: usize = config.pools.values().map(|pool| pool.backends.len()).sum();
     println!(
         "{}: valid: {}, {}, {}",
         path.display(),
-        count(loaded.config.listeners.len(), "listener"),
-        count(loaded.config.pools.len(), "pool"),
+        count(config.listeners.len(), "listener"),
+        count(config.pools.len(), "pool"),
         count(backends, "backend"),
     );
     Ok(())

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::balance::Registry;
-use crate::config::{self, Loaded};
+use crate::config::{self, model::Config};
 
 /// A command that failed while it ran, or that a running instance refused.
 const FAILED: u8 = 1;
@@ -65,16 +65,14 @@ pub fn main() -> ExitCode {
 
 impl ConfigFile {
     /// Reads and validates the file. Problems are printed, each with its place.
-    fn load(&self, registry: &Registry) -> Result<(PathBuf, Loaded), u8> {
+    fn load(&self, registry: &Registry) -> Result<(PathBuf, Config), u8> {
         let path = self.find()?;
         let bytes = read(&path)?;
         let env = |name: &str| std::env::var(name).ok();
         match config::load_bytes(&bytes, &env, registry) {
-            Ok(loaded) => Ok((path, loaded)),
+            Ok(config) => Ok((path, config)),
             Err(problems) => {
-                for problem in &problems {
-                    eprintln!("{}:{problem}", path.display());
-                }
+                eprint!("{}", config::render(&path.display().to_string(), &problems));
                 Err(WRONG)
             }
         }

@@ -26,7 +26,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, registry: &Registry) -> Result<(), u8> {
     let config = if arguments.listen.is_empty() {
-        arguments.file.load(registry)?.1.config
+        arguments.file.load(registry)?.1
     } else {
         from_arguments(arguments, registry)?
     };

@@ -14,6 +14,7 @@ pub(super) fn registry() -> Registry {
             min: 0,
             max: 32,
             default: 32,
+            check: None,
         },
         OptionKey {
             name: "prefix_v6",
@@ -21,6 +22,7 @@ pub(super) fn registry() -> Registry {
             min: 0,
             max: 128,
             default: 64,
+            check: None,
         },
         OptionKey {
             name: "table_size",
@@ -28,6 +30,7 @@ pub(super) fn registry() -> Registry {
             min: 1,
             max: 5_000_011,
             default: 65_537,
+            check: None,
         },
     ];
     let mut registry = Registry::default();

@@ -1,0 +1,143 @@
+//! Stopping: what is open goes on for a while, nothing new comes in, and the exit code says 0.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::peer::Options;
+use crate::support::{
+    End, PATIENCE, Peer, Proxy, SLACK, Setup, TestBackend, eventually, ms, skipped, throughout,
+};
+
+/// Whether the listener takes a new connection and answers on it.
+fn is_open(proxy: &Proxy) -> bool {
+    let Ok(client) = Peer::connect_with(proxy.address(), Options::default()) else { return false };
+    client.socket().set_read_timeout(Some(ms(100))).unwrap();
+    client.try_send("x").is_ok() && client.try_read(&mut [0; 1]).is_ok_and(|count| count == 1)
+}
+
+#[test]
+fn a_stop_waits_for_open_connections_and_takes_no_new_ones() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let backend = TestBackend::echo();
+        let mut proxy = Proxy::before(&backend);
+        let client = proxy.client();
+        client.expect_echo("before");
+        proxy.signal(signal);
+        eventually(SLACK + ms(500), "new clients are refused", || !is_open(&proxy));
+        throughout(ms(300), "it runs on", || proxy.exit_status().is_none());
+        client.expect_echo("after");
+        client.fin();
+        client.expect_end(End::Fin);
+        let status = proxy.expect_exit(SLACK + ms(500));
+        assert_eq!(status.code(), Some(0));
+        assert!(proxy.ended().iter().any(|end| end.reason == "client_closed"));
+    }
+}
+
+#[test]
+fn a_stop_without_connections_is_immediate() {
+    let backend = TestBackend::echo();
+    let mut proxy = Proxy::before(&backend);
+    proxy.client().expect_echo("hello");
+    proxy.expect_ends(&["client_closed"]);
+    proxy.signal(Signal::TERM);
+    assert_eq!(proxy.expect_exit(SLACK + ms(500)).code(), Some(0));
+}
+
+#[test]
+fn after_the_grace_connections_are_ended_by_fin() {
+    let backend = TestBackend::manual();
+    let mut proxy = Setup::to([backend.address()]).runtime("shutdown_grace: 1s").start();
+    let client = proxy.client();
+    let server = backend.accept();
+    client.send("hello");
+    server.expect("hello");
+    let start = Instant::now();
+    proxy.signal(Signal::TERM);
+    client.expect_end(End::Fin);
+    server.expect_end(End::Fin);
+    assert!((ms(900)..ms(1_100) + SLACK).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert_eq!(proxy.expect_exit(SLACK + ms(500)).code(), Some(0));
+    proxy.expect_ends(&["shutdown"]);
+}
+
+#[test]
+fn what_was_read_before_the_grace_ended_is_delivered() {
+    use crate::support::Pattern;
+    let backend = TestBackend::manual();
+    let mut proxy = Setup::to([backend.address()]).runtime("shutdown_grace: 200ms").start();
+    let options = Options { receive_buffer: Some(4096), ..Options::default() };
+    let client = Peer::connect_with(proxy.address(), options).unwrap();
+    let server = backend.accept();
+    Pattern::new(1).send(&server, 60_000);
+    eventually(PATIENCE, "it is taken", || server.unsent() == 0);
+    proxy.signal(Signal::TERM);
+    server.expect_end(End::Fin);
+    assert_eq!(Pattern::new(1).receive_all(&client), (60_000, End::Fin));
+    assert_eq!(proxy.expect_exit(PATIENCE).code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    for second in [Signal::TERM, Signal::INT] {
+        let backend = TestBackend::echo();
+        let mut proxy = Proxy::before(&backend);
+        let client = proxy.client();
+        client.expect_echo("hello");
+        proxy.signal(Signal::TERM);
+        eventually(SLACK + ms(500), "new clients are refused", || !is_open(&proxy));
+        client.expect_echo("draining");
+        proxy.signal(second);
+        proxy.expect_exit(SLACK + ms(500));
+    }
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_client_that_is_being_connected_for_ever() {
+    let hole = crate::support::BlackHole::new();
+    let mut proxy = Setup::to([hole.address()])
+        .runtime("shutdown_grace: 500ms")
+        .pool("connect: {timeout: 20s, deadline: 30s}")
+        .start();
+    let client = proxy.client();
+    eventually(SLACK, "it is dialled", || hole.dials_of(proxy.pid()) == 1);
+    proxy.signal(Signal::TERM);
+    let time = client.time_to_end(End::Reset);
+    assert!(time < ms(500) + 2 * SLACK, "took {time:?}");
+    assert_eq!(proxy.expect_exit(Duration::from_secs(1)).code(), Some(0));
+}
+
+#[test]
+fn a_panic_in_one_connection_ends_that_connection_only() {
+    skipped("the program has no hook that makes it panic on purpose");
+}
+
+#[test]
+fn a_killed_backend_resets_its_clients_and_the_rest_goes_on() {
+    let backends = [TestBackend::manual(), TestBackend::echo()];
+    let proxy = Setup::to(backends.each_ref().map(TestBackend::address)).start();
+    let first = proxy.client();
+    let server = backends[0].accept();
+    let second = proxy.client();
+    second.expect_echo("hello");
+    server.reset();
+    first.expect_end(End::Reset);
+    second.expect_echo("still here");
+}
+
+#[test]
+fn every_end_is_logged_with_listener_pool_and_backend() {
+    let backend = TestBackend::echo();
+    let named = format!("{{address: \"{}\", name: one}}", backend.address());
+    let proxy = Setup::to([named]).start();
+    proxy.client().expect_echo("hello");
+    proxy.expect_ends(&["client_closed"]);
+    let end = proxy.ended().remove(0);
+    assert_eq!(end.listener.as_deref(), Some("web"));
+    assert_eq!(end.pool.as_deref(), Some("app"));
+    assert_eq!(end.backend.as_deref(), Some("one"));
+    let lines = proxy.log().lines();
+    let line = lines.iter().find(|line| line.field("end").is_some()).unwrap();
+    assert_eq!(line.level(), "DEBUG");
+}

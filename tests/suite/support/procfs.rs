@@ -1,0 +1,121 @@
+//! What the kernel tells about a process, read from `/proc`.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+/// State of a TCP socket that waits for the answer to its SYN.
+pub(crate) const SYN_SENT: u8 = 2;
+/// State of a TCP socket whose peer has ended and which is not closed.
+pub(crate) const CLOSE_WAIT: u8 = 8;
+/// State of a TCP socket that listens.
+pub(crate) const LISTEN: u8 = 10;
+
+/// A TCP socket, a row of `/proc/net/tcp`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tcp {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) state: u8,
+    /// Bytes not yet acknowledged by the other side.
+    pub(crate) unsent: u64,
+    inode: u64,
+}
+
+/// The open descriptors of a process: number and what it is.
+pub(crate) fn descriptors(pid: u32) -> HashMap<u32, String> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return HashMap::new() };
+    let entries = entries.flatten().filter_map(|entry| {
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        Some((number, fs::read_link(entry.path()).ok()?.display().to_string()))
+    });
+    entries.collect()
+}
+
+/// How many descriptors of a process are sockets.
+pub(crate) fn socket_count(pid: u32) -> usize {
+    descriptors(pid).values().filter(|what| what.starts_with("socket:")).count()
+}
+
+/// The TCP sockets of a process.
+pub(crate) fn tcp_sockets(pid: u32) -> Vec<Tcp> {
+    let of = |what: &String| what.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
+    let inodes: HashSet<u64> = descriptors(pid).values().filter_map(of).collect();
+    let mut rows = rows(&format!("/proc/{pid}/net/tcp"));
+    rows.extend(self::rows(&format!("/proc/{pid}/net/tcp6")));
+    rows.retain(|row| inodes.contains(&row.inode));
+    rows
+}
+
+/// Bytes of this connection that the other side's kernel has not yet taken.
+pub(crate) fn unsent(local: SocketAddr, remote: SocketAddr) -> Option<u64> {
+    let row = rows("/proc/self/net/tcp").into_iter();
+    row.filter(|row| row.local == local && row.remote == remote).map(|row| row.unsent).next()
+}
+
+/// Processor time used so far by each thread of a process.
+pub(crate) fn thread_times(pid: u32) -> HashMap<u32, Duration> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return HashMap::new() };
+    let times = tasks.flatten().filter_map(|task| {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        let nanoseconds = text.split_whitespace().next()?.parse().ok()?;
+        let id = task.file_name().to_str()?.parse().ok()?;
+        Some((id, Duration::from_nanos(nanoseconds)))
+    });
+    times.collect()
+}
+
+/// Processor time used so far by all threads of a process that still run.
+pub(crate) fn cpu_time(pid: u32) -> Duration {
+    thread_times(pid).values().sum()
+}
+
+/// The soft and the hard limit of open descriptors of a process.
+pub(crate) fn descriptor_limits(pid: u32) -> (u64, u64) {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let mut numbers = line.split_whitespace().skip(3).map(|word| word.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+/// Resident memory of a process, in bytes.
+pub(crate) fn resident(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+fn rows(path: &str) -> Vec<Tcp> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().skip(1).filter_map(row).collect()
+}
+
+fn row(line: &str) -> Option<Tcp> {
+    let fields: Vec<_> = line.split_whitespace().collect();
+    let unsent = u64::from_str_radix(fields.get(4)?.split(':').next()?, 16).ok()?;
+    Some(Tcp {
+        local: address(fields.get(1)?)?,
+        remote: address(fields.get(2)?)?,
+        state: u8::from_str_radix(fields.get(3)?, 16).ok()?,
+        unsent,
+        inode: fields.get(9)?.parse().ok()?,
+    })
+}
+
+/// Reads `0100007F:1F90`: words of the address in the machine's byte order, then the port.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let words = ip.as_bytes().chunks(8).map(|word| {
+        let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
+        Some(word.to_ne_bytes())
+    });
+    let bytes: Vec<u8> = words.collect::<Option<Vec<_>>>()?.concat();
+    let ip = match bytes.len() {
+        4 => IpAddr::from(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?)),
+        _ => IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)),
+    };
+    Some(SocketAddr::new(ip, port))
+}
