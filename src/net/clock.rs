@@ -13,6 +13,9 @@ use tokio::time::Instant;
 /// Milliseconds since the process started.
 pub type Tick = u64;
 
+/// How far [`Clock`] may be behind, at the slowest kernel tick (100 Hz).
+const GRAIN: Tick = 10;
+
 /// The coarse monotonic clock: a few nanoseconds to read, a few milliseconds exact.
 ///
 /// `CLOCK_MONOTONIC_COARSE`, which the kernel advances with its own tick; never a system call where
@@ -92,7 +95,10 @@ impl Deadlines {
                 None => self.earlier.notified().await,
                 Some(at) => tokio::select! {
                     () = self.earlier.notified() => {}
-                    () = tokio::time::sleep_until(clock.instant(at)) => self.wake_due(clock.now().max(at)),
+                    // Whoever is woken looks at the coarse clock, which must not be short of `at`.
+                    () = tokio::time::sleep_until(clock.instant(at + GRAIN)) => {
+                        self.wake_due(clock.now().max(at));
+                    }
                 },
             }
         }

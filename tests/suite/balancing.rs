@@ -157,8 +157,11 @@ fn first_available_fills_in_order() {
     let backends = named();
     let limits = ["max_connections: 2", "max_connections: 1", "max_connections: 5"];
     let proxy = pool_with(&backends, &limits, "first_available").start();
-    let mut clients: Vec<_> = (0..5).map(|_| proxy.client()).collect();
-    let order: String = clients.iter().map(who).collect();
+    let (mut clients, mut order) = (Vec::new(), String::new());
+    for _ in 0..5 {
+        clients.push(proxy.client());
+        order.extend(clients.last().map(who));
+    }
     assert_eq!(order, "aabcc");
     drop(clients.remove(1));
     eventually(Duration::from_secs(2), "its place is free", || backends[0].open() == 1);
