@@ -17,7 +17,8 @@ fn three_backends(connect: &str) -> (Vec<TestBackend>, Proxy) {
 
 /// From now on no packet to these ports arrives, and none from them.
 fn drop_packets(ports: &[u16]) {
-    let mut rules = "table inet hole {\n chain in {\n type filter hook input priority 0\n".to_owned();
+    let mut rules =
+        "table inet hole {\n chain in {\n type filter hook input priority 0\n".to_owned();
     for port in ports {
         let _ = write!(rules, " tcp dport {port} drop\n tcp sport {port} drop\n");
     }
@@ -36,10 +37,8 @@ fn time_to_echo(proxy: &Proxy) -> Duration {
 
 #[test]
 fn a_hedge_saves_clients_from_a_backend_whose_packets_are_dropped() {
-    let name = concat!(
-        module_path!(),
-        "::a_hedge_saves_clients_from_a_backend_whose_packets_are_dropped"
-    );
+    let name =
+        concat!(module_path!(), "::a_hedge_saves_clients_from_a_backend_whose_packets_are_dropped");
     if !has("nft", "-v") || !entered(name) {
         return;
     }

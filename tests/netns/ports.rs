@@ -58,7 +58,8 @@ fn a_socket_connected_to_itself_is_refused_and_no_session() {
     const THREADS: usize = 4;
     const EACH: usize = 250;
     const CONNECTS: usize = ROUNDS * THREADS * EACH;
-    if !entered(concat!(module_path!(), "::a_socket_connected_to_itself_is_refused_and_no_session")) {
+    if !entered(concat!(module_path!(), "::a_socket_connected_to_itself_is_refused_and_no_session"))
+    {
         return;
     }
     set_local_ports(40_000, 40_009);

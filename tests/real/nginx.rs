@@ -64,11 +64,8 @@ fn a_gibibyte_from_nginx_arrives_with_its_hash() {
     let server = nginx(&binary, &root);
     let proxy = Setup::to([server.address()]).start();
 
-    let mut hash = Command::new("sha256sum")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut hash =
+        Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut feed = hash.stdin.take().unwrap();
     let mut bytes = 0;
     let head = Http::connect(proxy.address()).try_get("/large", |piece| {
