@@ -23,6 +23,8 @@ to trust. A window in which others took more than 3 % of the machine is repeated
 the backends are C, compiled by cc into the target directory on first use. Every measurement has a network namespace of
 its own where that is allowed (root, or user namespaces); elsewhere it uses free ports of the machine's loopback device.
 With one thread the proxy is pinned to the last core and everything else to the first.
+
+Exits with 1 when something could not be measured or, but for --quick, when a bar is not held.
 """
 import argparse
 import json
@@ -63,6 +65,7 @@ def arguments():
             parser.error(f"unknown scenario \"{what}\"; there are {', '.join(known)}, bars and all")
     if options.quick:
         options.rounds, options.secs = 1, 0.7
+    options.failed = False
     return options
 
 
@@ -97,6 +100,7 @@ def rounds(names, proxies, options):
                     found[name][proxy.label].append(measure(SCENARIOS[name], proxy, options))
                 except (Skip, RuntimeError) as x:
                     print(f"not measured: {name} of {proxy.label}: {x}", flush=True)
+                    options.failed = options.failed or isinstance(x, RuntimeError)
         print(f"round {number + 1} of {options.rounds} done", file=sys.stderr, flush=True)
     return found
 
@@ -111,6 +115,7 @@ def promises(names, tidegate, options):
             rows.append([name, "skipped", str(x)])
         except RuntimeError as x:
             rows.append([name, "FAIL", f"not measured: {x}"])
+            options.failed = True
     return rows
 
 
@@ -140,7 +145,7 @@ def main():
         held = print_bars(title, bars) and held
     if options.json:
         machine.write(options.json, json.dumps({"title": title, "figures": figures, "bars": bars}, indent=1))
-    return 0 if held else 1
+    return 1 if options.failed or not (held or options.quick) else 0
 
 
 if __name__ == "__main__":
