@@ -36,10 +36,11 @@ pub(super) fn run(registry: &Registry) -> Result<(), u8> {
     println!("\nTry it; each answer names its worker:\n");
     println!("  curl http://{LISTEN}/\n");
     println!("Stop it with Ctrl-C.\n");
-    let config = one_shot(&[LISTEN.to_owned()], &addresses, None, registry).map_err(|problems| {
-        problems.iter().for_each(|problem| eprintln!("tidegate: {problem}"));
-        FAILED
-    })?;
+    let config =
+        one_shot(&[LISTEN.to_owned()], &addresses, None, registry).map_err(|problems| {
+            problems.iter().for_each(|problem| eprintln!("tidegate: {problem}"));
+            FAILED
+        })?;
     serve(&config, registry)
 }
 

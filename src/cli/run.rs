@@ -40,7 +40,9 @@ fn from_arguments(arguments: &Arguments, registry: &Registry) -> Result<Config, 
     }
     let strategy = arguments.strategy.as_deref();
     one_shot(&arguments.listen, &arguments.backend, strategy, registry).map_err(|problems| {
-        problems.iter().for_each(|problem| eprintln!("tidegate: {}: {}", problem.path, problem.message));
+        problems
+            .iter()
+            .for_each(|problem| eprintln!("tidegate: {}: {}", problem.path, problem.message));
         WRONG
     })
 }

@@ -411,7 +411,9 @@ impl<'a> Relay<'a> {
         }
         match (flow_in.state, flow_out.state) {
             // The backend takes nothing more, and has said all it had to say; or the client.
-            (FlowState::Dead, FlowState::Done | FlowState::Dead) => Some(Stop::Reset(Side::Backend)),
+            (FlowState::Dead, FlowState::Done | FlowState::Dead) => {
+                Some(Stop::Reset(Side::Backend))
+            }
             (FlowState::Done, FlowState::Dead) => Some(Stop::Reset(Side::Client)),
             _ => None,
         }
@@ -637,7 +639,8 @@ impl Flow {
 async fn reset_after_delivery(stream: Stream, limits: &Limits) {
     const FIRST_LOOK: Duration = Duration::from_millis(1);
     const LATER_LOOKS: Duration = Duration::from_millis(20);
-    let patience = Duration::from_millis(limits.half_closed.or(limits.idle).unwrap_or(60_000).max(1_000));
+    let patience =
+        Duration::from_millis(limits.half_closed.or(limits.idle).unwrap_or(60_000).max(1_000));
     let (mut unsent, mut quiet, mut pause) = (stream.unsent(), Duration::ZERO, FIRST_LOOK);
     while unsent > 0 && quiet < patience {
         tokio::time::sleep(pause).await;

@@ -80,11 +80,7 @@ impl Door {
     }
 
     /// Waits for connections and accepts a bounded number of them.
-    async fn accept_batch(
-        &self,
-        worker: &Rc<Worker>,
-        pressed: &mut Pressed,
-    ) -> Result<(), Broken> {
+    async fn accept_batch(&self, worker: &Rc<Worker>, pressed: &mut Pressed) -> Result<(), Broken> {
         let listener = &self.listener;
         if listener.over_limit == OverLimit::Wait {
             listener.slots.until_free().await;
