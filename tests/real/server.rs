@@ -51,7 +51,7 @@ impl Server {
     fn listening(mut self) -> Option<Self> {
         let start = Instant::now();
         while start.elapsed() < PATIENCE && self.child.try_wait().unwrap().is_none() {
-            let sockets = procfs::tcp_sockets(self.child.id());
+            let sockets = procfs::tcp_sockets(self.child.id(), None);
             if sockets.iter().any(|s| s.state == procfs::LISTEN && s.local == self.address) {
                 return Some(self);
             }
