@@ -115,6 +115,8 @@ pub struct Relay {
     /// Send queues at the last look, to see a slow reader move.
     unsent: usize,
     has_liveness: bool,
+    /// What preceded a reset was not taken in time.
+    is_given_up: bool,
 }
 
 impl Relay {
@@ -131,6 +133,7 @@ impl Relay {
             deadline: None,
             unsent: 0,
             has_liveness: false,
+            is_given_up: false,
         }
     }
 
@@ -269,6 +272,7 @@ impl Relay {
         }
         let (at, stop) = self.next_limit(limits, meter.active());
         if at <= now {
+            self.is_given_up = true;
             return Poll::Ready(stop);
         }
         let at = if self.deadline.is_none() { at.min(self.start + LIVENESS_AFTER) } else { at };
@@ -303,10 +307,17 @@ impl Relay {
 
     /// The limit that comes next.
     fn next_limit(&self, limits: &Limits, active: Tick) -> (Tick, Stop) {
-        let half_closed = limits.half_closed.filter(|_| self.first.is_some());
+        let one_ended = if self.flow_in.has_broken_source() {
+            Some(Stop::Reset(Side::Client))
+        } else if self.flow_out.has_broken_source() {
+            Some(Stop::Reset(Side::Backend))
+        } else {
+            self.first.map(|_| Stop::HalfClosed)
+        };
+        let half_closed = limits.half_closed.zip(one_ended);
         [
             limits.idle.map(|limit| (active + limit, Stop::Idle)),
-            half_closed.map(|limit| (active + limit, Stop::HalfClosed)),
+            half_closed.map(|(limit, stop)| (active + limit, stop)),
             limits.max_duration.map(|limit| (self.start + limit, Stop::MaxDuration)),
         ]
         .into_iter()
@@ -322,6 +333,10 @@ impl Relay {
     /// Makes both sockets ready to be closed as the way it ended asks for.
     async fn close(&mut self, stop: Stop, limits: &Limits) {
         match stop {
+            Stop::Reset(_) if self.is_given_up => {
+                self.client.reset_when_closed();
+                self.backend.reset_when_closed();
+            }
             Stop::Reset(Side::Client) => reset_after_delivery(&self.backend, limits).await,
             Stop::Reset(Side::Backend) => reset_after_delivery(&self.client, limits).await,
             _ => self.finish().await,
@@ -329,16 +344,28 @@ impl Relay {
     }
 
     /// Delivers what was read and says FIN to both sides. Bounded in time.
+    ///
+    /// Closing a socket with unread input says reset, which destroys what is still on its way. So
+    /// input is read and dropped until the peers have acknowledged everything, the FIN included.
     async fn finish(&mut self) {
+        const LOOKS: Duration = Duration::from_millis(10);
         let flush = poll_fn(|cx| {
             let to_backend = self.flow_in.poll_deliver(&mut self.backend, cx).is_ready();
             let to_client = self.flow_out.poll_deliver(&mut self.client, cx).is_ready();
             if to_backend && to_client { Poll::Ready(()) } else { Poll::Pending }
         });
+        let begun = tokio::time::Instant::now();
         let _ = tokio::time::timeout(LAST_WORDS, flush).await;
-        for stream in [&self.client, &self.backend] {
-            stream.shutdown_write();
-            discard_input(stream);
+        self.client.shutdown_write();
+        self.backend.shutdown_write();
+        loop {
+            discard_input(&self.client);
+            discard_input(&self.backend);
+            let is_told = self.client.unsent() == 0 && self.backend.unsent() == 0;
+            if is_told || begun.elapsed() >= LAST_WORDS {
+                break;
+            }
+            tokio::time::sleep(LOOKS).await;
         }
     }
 }
