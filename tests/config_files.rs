@@ -9,6 +9,8 @@
 //!
 //! `UPDATE_DOCS=1 cargo test --test config_files` writes `docs/configuration.md` anew.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -253,16 +253,17 @@ impl<'a> Reader<'_, 'a> {
                 });
                 Key::Wrong
             }
-            Kind::Scalar(text) => match self.seen(&text, pos) {
-                None => Key::Some { key: text, pos, is_double: false },
-                Some(first) => {
+            Kind::Scalar(key) => {
+                let first = self.first_place(key.clone(), pos);
+                let is_double = first != pos;
+                if is_double {
                     let message =
-                        || format!("duplicate key {}; line {} has it too", show(&text), first.line);
+                        || format!("duplicate key {}; line {} has it too", show(&key), first.line);
                     let problem = (pos, message);
-                    report(self.problems, &self.frames, &Path::Root, Some(&text), problem);
-                    Key::Some { key: text, pos, is_double: true }
+                    report(self.problems, &self.frames, &Path::Root, Some(&key), problem);
                 }
-            },
+                Key::Some { key, pos, is_double }
+            }
             Kind::Broken => Key::Wrong,
             Kind::Nothing => {
                 self.problem(pos, || "expected a key, found nothing".to_owned());
@@ -280,16 +281,12 @@ impl<'a> Reader<'_, 'a> {
         }
     }
 
-    /// Where the innermost map has had this key before; else remembers it.
-    fn seen(&mut self, text: &Cow<'a, str>, pos: Pos) -> Option<Pos> {
-        let Some(Frame { open: Open::Map { seen, .. }, .. }) = self.frames.last_mut() else {
-            return None;
-        };
-        if let Some(first) = seen.get(text) {
-            return Some(*first);
+    /// Where the innermost map has this key for the first time; it may be here.
+    fn first_place(&mut self, key: Cow<'a, str>, pos: Pos) -> Pos {
+        match self.frames.last_mut() {
+            Some(Frame { open: Open::Map { seen, .. }, .. }) => *seen.entry(key).or_insert(pos),
+            _ => pos,
         }
-        seen.insert(text.clone(), pos);
-        None
     }
 
     fn tag(&mut self, tag: Option<&Tag>, pos: Pos) {

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::form::{Name, Text as _};
 use super::nearest::{nearest, one_of};
 use super::problem::{Path, Problems, show};
 use super::scalar::integer;
@@ -88,6 +89,10 @@ fn check_pool(pool: &Node<'_>, path: &Path<'_>, problems: &mut Problems) {
         all_zero &= weight(backend) == Some(0);
         let Some(name) = backend.get("name").or_else(|| address_of(backend)) else { continue };
         let Some(text) = name.text() else { continue };
+        // What is neither a name nor an address is reported already, and once is enough.
+        if Name::parse(text).is_err() && Address::parse(text).is_err() {
+            continue;
+        }
         match taken.get(text) {
             Some(first) => problems.add(name.pos, &path.index(index), || {
                 let line = first.line;
