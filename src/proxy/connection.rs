@@ -96,6 +96,7 @@ async fn open(connection: Entered, client: Stream) {
 }
 
 /// Carries bytes until the connection ends.
+#[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice, for life")]
 fn carry(connection: Entered, mut relay: Relay, lease: Lease) -> impl Future<Output = ()> {
     async move {
         let limits = &connection.listener.limits;
