@@ -22,7 +22,7 @@ fn backend(serve: fn(TcpStream)) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
     let address = listener.local_addr().expect("it is bound");
     thread::spawn(move || {
-        listener.incoming().flatten().for_each(|s| drop(thread::spawn(move || serve(s))))
+        listener.incoming().flatten().for_each(|s| drop(thread::spawn(move || serve(s))));
     });
     address
 }
