@@ -79,6 +79,21 @@ fn what_was_read_before_the_grace_ended_is_delivered() {
 }
 
 #[test]
+fn a_client_that_reads_nothing_does_not_hold_up_the_end() {
+    use crate::support::Pattern;
+    let backend = TestBackend::manual();
+    let mut proxy = Setup::to([backend.address()]).runtime("shutdown_grace: 200ms").start();
+    let client = proxy.client();
+    let server = backend.accept();
+    server.socket().set_write_timeout(Some(ms(200))).unwrap();
+    let _ = Pattern::new(1).try_send(&server, 0..64 << 20);
+    proxy.signal(Signal::TERM);
+    // Five seconds are what an undelivered rest is given.
+    assert_eq!(proxy.expect_exit(Duration::from_secs(7)).code(), Some(0));
+    drop(client);
+}
+
+#[test]
 fn a_second_signal_ends_it_at_once() {
     for second in [Signal::TERM, Signal::INT] {
         let backend = TestBackend::echo();

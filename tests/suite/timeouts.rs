@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::support::backend::drain;
 use crate::support::peer::Options;
-use crate::support::{End, Pattern, Peer, Proxy, SLACK, Setup, TestBackend, ms, pause};
+use crate::support::{End, Pattern, Peer, Proxy, SLACK, Setup, TestBackend, eventually, ms, pause};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -195,4 +196,61 @@ fn many_connections_that_time_out_together_all_end() {
     assert!(start.elapsed() < SECOND + ms(100) + 2 * SLACK, "took {:?}", start.elapsed());
     drop(clients);
     proxy.expect_ends(&["idle_timeout"; 100]);
+}
+
+#[test]
+fn a_client_that_reads_nothing_does_not_outlive_its_timeout() {
+    let backend = TestBackend::manual();
+    let proxy = with(&backend, "idle: 1s");
+    let client = proxy.client();
+    let server = backend.accept();
+    server.socket().set_write_timeout(Some(ms(200))).unwrap();
+    let _ = Pattern::new(3).try_send(&server, 0..64 << 20);
+    // Five seconds are what an undelivered rest is given.
+    eventually(ms(7_000), "it is closed", || proxy.extra_sockets() == 0);
+    proxy.expect_ends(&["idle_timeout"]);
+    drop(client);
+}
+
+#[test]
+fn defaults_are_taken_where_a_listener_says_nothing() {
+    let backend = TestBackend::manual();
+    let text = format!(
+        "defaults: {{listener: {{timeouts: {{idle: 1s, half_closed: 30s}}}}}}\n\
+         listeners:\n  short: {{bind: \"127.0.0.1:0\", pool: app}}\n  \
+         long: {{bind: \"127.0.0.1:0\", pool: app, timeouts: {{idle: 30s}}}}\n\
+         pools:\n  app: {{backends: [\"{}\"]}}\n",
+        backend.address()
+    );
+    let proxy = Setup::yaml(text).listening(2).start();
+    let short = Peer::connect(proxy.addresses_of("short")[0]);
+    let _short_server = backend.accept();
+    let long = Peer::connect(proxy.addresses_of("long")[0]);
+    let long_server = backend.accept();
+    assert_a_second(short.time_to_end(End::Fin));
+    long.expect_silence(ms(300));
+    drop(long_server);
+}
+
+#[test]
+fn after_a_timeout_even_a_client_that_goes_on_sending_gets_its_answer() {
+    // Closing while input arrives makes the kernel send a reset, which destroys what is on its way.
+    let backend = TestBackend::scripted(|peer| {
+        Pattern::new(4).send(&peer, 60_000);
+        drain(&peer);
+    });
+    let proxy = with(&backend, "max_duration: 1s");
+    let options = Options { receive_buffer: Some(4096), ..Options::default() };
+    let client = Peer::connect_with(proxy.address(), options).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..200 {
+                // Nobody wants it any more at some time, which is no matter.
+                let _ = client.socket().send(&[0; 1000]);
+                pause(ms(10));
+            }
+        });
+        pause(ms(1_200));
+        assert_eq!(Pattern::new(4).receive_all(&client), (60_000, End::Fin));
+    });
 }

@@ -87,8 +87,8 @@ impl Proxy {
         self.child = Some(child);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         eventually(PATIENCE, "the relay listens", || {
-            let sockets = procfs::tcp_sockets(pid);
-            sockets.iter().any(|s| s.state == procfs::LISTEN && s.local.port() == port)
+            let sockets = procfs::tcp_sockets(pid, Some(procfs::LISTEN));
+            sockets.iter().any(|socket| socket.local.port() == port)
         });
         self.addresses.push(("web".into(), address.to_string()));
     }
@@ -245,7 +245,7 @@ impl Proxy {
         let start = Instant::now();
         while self.extra_sockets() > 0 {
             if start.elapsed() > Duration::from_secs(2) {
-                let mut sockets = procfs::tcp_sockets(self.pid());
+                let mut sockets = procfs::tcp_sockets(self.pid(), None);
                 sockets.retain(|socket| socket.state != procfs::LISTEN);
                 let waiting = |socket: &&procfs::Tcp| socket.state == procfs::CLOSE_WAIT;
                 return Some(format!(
