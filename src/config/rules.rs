@@ -95,10 +95,10 @@ fn check_pool(pool: &Node<'_>, path: &Path<'_>, problems: &mut Problems) {
         }
         match taken.get(text) {
             Some(first) => problems.add(name.pos, &path.index(index), || {
-                let line = first.line;
                 format!(
-                    "duplicate backend name {}; line {line} has it too, give it a name of its own",
-                    show(text)
+                    "duplicate backend name {}{}; give it a name of its own",
+                    show(text),
+                    on_line(*first)
                 )
             }),
             None => {
@@ -161,19 +161,21 @@ fn check_binds<'n>(listeners: &'n [Entry<'n>], problems: &mut Problems) -> Optio
         if let Some((other, address)) = taken.add(index, &one.bind) {
             let other = &bound[other];
             report(one, listeners, problems, || {
-                let line = other.node.pos.line;
-                match other.listener == one.listener {
-                    true => format!("{address} is bound twice; line {line} has it too"),
-                    false => format!(
-                        "{address} is taken by listener {} (line {line}): {}",
-                        show(&listeners[other.listener].key),
-                        other.node.text().unwrap_or_default(),
-                    ),
+                let line = on_line(other.node.pos);
+                if other.listener == one.listener {
+                    return format!("{address} is bound twice{line}");
                 }
+                let name = show(&listeners[other.listener].key);
+                format!("{address} is taken by listener {name}{line}")
             });
         }
     }
     Some(bound)
+}
+
+/// Where something is already; nothing for what is from no file.
+fn on_line(pos: Pos) -> String {
+    if pos.line > 0 { format!(" (first on line {})", pos.line) } else { String::new() }
 }
 
 #[track_caller]

@@ -191,6 +191,10 @@ fn a_configuration_needs_no_file() {
         let found = wrong.iter().find(|problem| problem.starts_with(option));
         assert!(found.is_some_and(|problem| problem.contains(hint)), "{option} {wrong:#?}");
     }
+    let twice = texts(&["127.0.0.1:1", "127.0.0.1:1"]);
+    let loops = one_shot(&twice, &texts(&["127.0.0.1:1"]), None, &registry()).unwrap_err();
+    assert_eq!(loops.len(), 2, "each is said once: {loops:#?}");
+    assert!(loops.iter().all(|problem| !problem.to_string().contains("line")));
     let none = one_shot(&[], &[], None, &registry()).unwrap_err();
     assert_eq!(none.len(), 2, "{none:#?}");
 }
