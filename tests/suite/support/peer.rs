@@ -61,8 +61,9 @@ impl Peer {
             socket.bind(&from.into())?;
         }
         match socket.connect_timeout(&target, PATIENCE) {
+            // Made and reset before this call came back.
             Err(error) if is_reset(&error) => {
-                Ok(Self { stillborn: true, socket: Arc::new(socket) })
+                Ok(Self { socket: Arc::new(socket), reset_heard: Arc::new(true.into()) })
             }
             Err(error) => Err(error),
             Ok(()) => Self::new(socket),
