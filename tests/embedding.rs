@@ -1,5 +1,7 @@
 //! The library from outside: a strategy of one's own, and what its faults may cost.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;

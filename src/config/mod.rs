@@ -15,6 +15,7 @@ pub mod problem;
 mod read;
 mod reference;
 mod rules;
+mod scalar;
 mod schema;
 mod shape;
 mod strategy;
@@ -113,8 +114,8 @@ fn finish(
     if merge::merge_defaults(&mut read, &shape, &mut problems).is_none() {
         return Err(problems.into_list());
     }
+    rules::check_rules(&read.root, registry, &mut problems);
     let mut value = check::check(&read.root, &shape, &Path::Root, &mut problems);
-    rules::check_rules(&read.root, &mut problems);
     if !problems.is_empty() {
         return Err(problems.into_list());
     }
@@ -196,7 +197,12 @@ fn one_shot_tree<'a>(
         Node { pos: pos(), kind: Kind::List(items) }
     };
     let map = |entries: Vec<(&'a str, Node<'a>)>| {
-        let entry = |(key, value): (&'a str, _)| Entry { key: key.into(), key_pos: pos(), value };
+        let entry = |(key, value): (&'a str, _)| Entry {
+            key: key.into(),
+            key_pos: pos(),
+            is_double: false,
+            value,
+        };
         Node { pos: pos(), kind: Kind::Map(entries.into_iter().map(entry).collect()) }
     };
     let listener = map(vec![("bind", list(listen)), ("pool", scalar("main"))]);
@@ -208,5 +214,9 @@ fn one_shot_tree<'a>(
     ])
 }
 
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod round_trip;
 #[cfg(test)]
 mod tests;

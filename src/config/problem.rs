@@ -12,6 +12,8 @@ pub const MAX_PROBLEMS: usize = 1_000;
 
 /// Characters of a value that a message shows.
 const SHOWN: usize = 64;
+/// Characters of a message.
+const LONGEST: usize = 1_000;
 
 /// One thing that is wrong with a configuration.
 ///
@@ -59,8 +61,8 @@ pub fn render(file: &str, problems: &[Problem]) -> String {
 #[derive(Clone, Copy)]
 pub(super) enum Path<'p> {
     Root,
-    Key(&'p Path<'p>, &'p str),
-    Index(&'p Path<'p>, usize),
+    Key(&'p Self, &'p str),
+    Index(&'p Self, usize),
 }
 
 impl<'p> Path<'p> {
@@ -85,8 +87,8 @@ impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Root => Ok(()),
-            Self::Key(Path::Root, key) => f.write_str(&cut(key)),
-            Self::Key(parent, key) => write!(f, "{parent}.{}", cut(key)),
+            Self::Key(Path::Root, key) => f.write_str(&segment(key)),
+            Self::Key(parent, key) => write!(f, "{parent}.{}", segment(key)),
             Self::Index(parent, index) => write!(f, "{parent}[{index}]"),
         }
     }
@@ -95,6 +97,26 @@ impl fmt::Display for Path<'_> {
 /// A value as a message shows it: in quotes, escaped, and cut when it is long.
 pub(super) fn show(text: &str) -> String {
     format!("\"{}\"", cut(text))
+}
+
+/// A message on one line and of a sane length, whatever of the file is in it.
+fn clean(message: String) -> String {
+    if message.len() <= LONGEST && !message.contains(char::is_control) {
+        return message;
+    }
+    let escape = |c: char| {
+        let escaped = c.is_control().then(|| c.escape_debug());
+        escaped.into_iter().flatten().chain((!c.is_control()).then_some(c))
+    };
+    let mut cleaned: String = message.chars().take(LONGEST).flat_map(escape).collect();
+    if message.chars().nth(LONGEST).is_some() {
+        cleaned.push('…');
+    }
+    cleaned
+}
+
+fn segment(key: &str) -> String {
+    if key.is_empty() { show(key) } else { cut(key) }
 }
 
 fn cut(text: &str) -> String {
@@ -122,7 +144,7 @@ impl Problems {
             self.more += 1;
             return;
         }
-        let message = message();
+        let message = clean(message());
         let mut hasher = DefaultHasher::new();
         message.hash(&mut hasher);
         if self.seen.insert((pos, hasher.finish())) {
@@ -188,6 +210,15 @@ mod tests {
         assert_eq!(list.len(), MAX_PROBLEMS + 1);
         assert_eq!(list[MAX_PROBLEMS].to_string(), "4000 more problems are not shown");
         assert_eq!(list[MAX_PROBLEMS].in_file("f"), "f: 4000 more problems are not shown");
+    }
+
+    #[test]
+    fn messages_stay_on_one_line_and_end() {
+        let mut problems = Problems::default();
+        problems.add(Pos::default(), &Path::Root, || format!("a\nb {}", "x".repeat(5_000)));
+        let message = &problems.into_list()[0].message;
+        assert!(message.starts_with("a\\nb x"), "{message}");
+        assert!(message.chars().count() < 1_100);
     }
 
     #[test]

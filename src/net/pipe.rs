@@ -101,10 +101,9 @@ impl Lent {
         self.pipe.as_mut()
     }
 
-    /// Whether it holds no bytes.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.pipe.as_ref().is_none_or(Pipe::is_empty)
+    /// Bytes it holds.
+    pub(super) fn held(&self) -> usize {
+        self.pipe.as_ref().map_or(0, |pipe| pipe.held)
     }
 }
 

@@ -176,5 +176,5 @@ fn place(worker: &Rc<Worker>, accepted: Accepted, listener: &Arc<Listener>, slot
 
 /// Starts a task that serves the connection on this thread.
 pub(super) fn serve_here(worker: &Rc<Worker>, arrival: Arrival) {
-    tokio::task::spawn_local(serve(Rc::clone(worker), arrival));
+    tokio::task::spawn_local(serve(worker, arrival));
 }

@@ -35,26 +35,27 @@ pub(super) struct Link {
     pub(super) unread: Vec<u8>,
 }
 
+/// A client and the backend it was connected to; or the client, and why there is none.
+pub(super) type Connected = Result<(Stream, Link), (Stream, Ending)>;
+
 /// Connects `client` to a backend of `pool`, and hands it back in either case.
 ///
 /// Dropping the future resets the attempts under way and frees their slots.
 pub(super) async fn connect(
     worker: &Worker,
-    pool: &Arc<Pool>,
+    pool: &Pool,
     connection: &Connection,
     mut client: Stream,
-) -> Result<(Link, Stream), (Ending, Stream)> {
+) -> Connected {
     let mut race = Race::new(worker, pool, connection);
-    match race.start(&client) {
-        Ok(Some(link)) => return Ok((link, client)),
-        Ok(None) => {}
-        Err(ending) => return Err((ending, client)),
-    }
-    // Only who has to wait pays for the room that waiting takes.
-    let mut race = Box::new(race);
-    match poll_fn(|cx| race.poll(&mut client, cx)).await {
-        Ok(link) => Ok((link, client)),
-        Err(ending) => Err((ending, client)),
+    let connected = match race.start(&client) {
+        Ok(Some(link)) => Ok(link),
+        Ok(None) => poll_fn(|cx| race.poll(&mut client, cx)).await,
+        Err(ending) => Err(ending),
+    };
+    match connected {
+        Ok(link) => Ok((client, link)),
+        Err(ending) => Err((client, ending)),
     }
 }
 
