@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::backend::drain;
 use crate::support::peer::Options;
-use crate::support::{End, Pattern, Peer, Proxy, SLACK, Setup, TestBackend, eventually, ms, pause};
+use crate::support::{End, Pattern, Peer, Proxy, SLACK, Setup, TestBackend, ms, pause};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -61,7 +61,7 @@ fn one_way_traffic_is_not_idle() {
     let proxy = with(&backend, "idle: 1s");
     let (uploader, sink) = pair(&proxy, &backend);
     let (downloader, source) = pair(&proxy, &backend);
-    for _ in 0..8 {
+    for _ in 0..5 {
         pause(ms(300));
         uploader.send("up");
         sink.expect("up");
@@ -99,7 +99,7 @@ fn a_half_closed_connection_lives_while_bytes_move() {
     let proxy = with(&backend, "half_closed: 1s");
     let (client, server) = pair(&proxy, &backend);
     client.fin();
-    for _ in 0..6 {
+    for _ in 0..4 {
         pause(ms(400));
         server.send("more");
         client.expect("more");
@@ -199,20 +199,6 @@ fn many_connections_that_time_out_together_all_end() {
 }
 
 #[test]
-fn a_client_that_reads_nothing_does_not_outlive_its_timeout() {
-    let backend = TestBackend::manual();
-    let proxy = with(&backend, "idle: 1s");
-    let client = proxy.client();
-    let server = backend.accept();
-    server.socket().set_write_timeout(Some(ms(200))).unwrap();
-    let _ = Pattern::new(3).try_send(&server, 0..64 << 20);
-    // Five seconds are what an undelivered rest is given.
-    eventually(ms(7_000), "it is closed", || proxy.extra_sockets() == 0);
-    proxy.expect_ends(&["idle_timeout"]);
-    drop(client);
-}
-
-#[test]
 fn defaults_are_taken_where_a_listener_says_nothing() {
     let backend = TestBackend::manual();
     let text = format!(
@@ -246,7 +232,7 @@ fn after_a_timeout_even_a_client_that_goes_on_sending_gets_its_answer() {
         scope.spawn(|| {
             for _ in 0..200 {
                 // Nobody wants it any more at some time, which is no matter.
-                let _ = client.socket().send(&[0; 1000]);
+                let _ = client.try_send([0; 1000]);
                 pause(ms(10));
             }
         });

@@ -10,7 +10,7 @@ use crate::support::{
 };
 
 const CLIENTS: usize = 200;
-const EACH: u64 = 4 << 20;
+const EACH: u64 = 2 << 20;
 /// DI-5 of the failure table: what a connection may take in the program itself.
 const MEMORY_EACH: u64 = 160 * 1024;
 
@@ -75,13 +75,13 @@ fn a_backend_that_reads_nothing_stops_its_client() {
 
 #[test]
 fn a_close_behind_a_slow_reader_is_not_cut_by_the_timeouts() {
-    let backend = TestBackend::scripted(|peer| Pattern::new(3).send(&peer, 3 << 20));
+    let backend = TestBackend::scripted(|peer| Pattern::new(3).send(&peer, 2 << 20));
     let proxy =
         Setup::to([backend.address()]).listener("timeouts: {idle: 1s, half_closed: 1s}").start();
     let options = Options { receive_buffer: Some(8 * 1024), ..Options::default() };
     let client = Peer::connect_with(proxy.address(), options).unwrap();
     let pace = Pace::per_second(1 << 20);
-    assert_eq!(Pattern::new(3).receive_from(&client, 0, pace), (3 << 20, End::Fin));
+    assert_eq!(Pattern::new(3).receive_from(&client, 0, pace), (2 << 20, End::Fin));
     drop(client);
     proxy.expect_ends(&["backend_closed"]);
 }
