@@ -29,18 +29,23 @@ pub(super) fn run(registry: &Registry) -> Result<(), u8> {
         })?;
         addresses.push(address.to_string());
     }
+    let config =
+        one_shot(&[LISTEN.to_owned()], &addresses, None, registry).map_err(|problems| {
+            problems.iter().for_each(|problem| eprintln!("tidegate: {problem}"));
+            FAILED
+        })?;
+    serve(&config, registry, || introduce(&addresses))
+}
+
+/// Says what is there and what to try.
+fn introduce(addresses: &[String]) {
     println!("tidegate demo: {LISTEN} balances over three worker nodes in this process:");
-    for (name, address) in WORKERS.iter().zip(&addresses) {
+    for (name, address) in WORKERS.iter().zip(addresses) {
         println!("  {name}  {address}");
     }
     println!("\nTry it; each answer names its worker:\n");
     println!("  curl http://{LISTEN}/\n");
     println!("Stop it with Ctrl-C.\n");
-    let config = one_shot(&[LISTEN.to_owned()], &addresses, None, registry).map_err(|problems| {
-        problems.iter().for_each(|problem| eprintln!("tidegate: {problem}"));
-        FAILED
-    })?;
-    serve(&config, registry)
 }
 
 /// Starts a worker node on a thread of its own, on a port that the kernel chooses.

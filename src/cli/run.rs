@@ -30,7 +30,7 @@ pub(super) fn run(arguments: &Arguments, registry: &Registry) -> Result<(), u8> 
     } else {
         from_arguments(arguments, registry)?
     };
-    serve(&config, registry)
+    serve(&config, registry, || ())
 }
 
 fn from_arguments(arguments: &Arguments, registry: &Registry) -> Result<Config, u8> {
@@ -40,7 +40,9 @@ fn from_arguments(arguments: &Arguments, registry: &Registry) -> Result<Config, 
     }
     let strategy = arguments.strategy.as_deref();
     one_shot(&arguments.listen, &arguments.backend, strategy, registry).map_err(|problems| {
-        problems.iter().for_each(|problem| eprintln!("tidegate: {}: {}", problem.path, problem.message));
+        problems
+            .iter()
+            .for_each(|problem| eprintln!("tidegate: {}: {}", problem.path, problem.message));
         WRONG
     })
 }
@@ -53,13 +55,18 @@ fn is_file_named() -> bool {
     })
 }
 
-/// Serves until told to stop.
-pub(super) fn serve(config: &Config, registry: &Registry) -> Result<(), u8> {
+/// Serves until told to stop; `started` is called once connections are served.
+pub(super) fn serve(
+    config: &Config,
+    registry: &Registry,
+    started: impl FnOnce(),
+) -> Result<(), u8> {
     let _log = crate::log::start(&config.log);
     let server = Server::start(config, registry).map_err(|error| {
         tracing::error!("{error}");
         FAILED
     })?;
+    started();
     run_until_signal(server, config.runtime.shutdown_grace)
 }
 

@@ -6,16 +6,14 @@
 use serde_yaml::{Mapping, Value};
 
 use super::form::{Name, Text as _};
-use super::nearest::hint;
+use super::nearest::{hint, nearest, one_of};
 use super::problem::{Path, Problems, show};
-use super::shape::{Bound, Branch, Key, Section, Shape, Text, Word};
+use super::scalar::{boolean, leaf};
+use super::shape::{Branch, Key, Section, Shape, Word};
 use super::tree::{Kind, Node};
 
-/// The words that YAML 1.1 reads as false; all of them mean `off`.
-const FALSE: &[&str] = &["false", "off", "no"];
-const TRUE: &[&str] = &["true", "on", "yes"];
-
-/// Checks a value. What is returned is worth something only when no problem was added.
+/// Checks a value. What is returned is worth something only while there is no problem: after the
+/// first one nothing is built any more.
 pub(super) fn check(node: &Node<'_>, shape: &Shape, path: &Path<'_>, to: &mut Problems) -> Value {
     match (shape, &node.kind) {
         (_, Kind::Broken) => Value::Null,
@@ -30,16 +28,25 @@ pub(super) fn check(node: &Node<'_>, shape: &Shape, path: &Path<'_>, to: &mut Pr
             if items.len() < *min {
                 to.add(node.pos, path, || format!("the list is empty; expected at least {min}"));
             }
-            let values = items.iter().enumerate();
-            values.map(|(index, value)| check(value, item, &path.index(index), to)).collect()
+            let mut values = Vec::new();
+            for (index, value) in items.iter().enumerate() {
+                let value = check(value, item, &path.index(index), to);
+                if to.is_empty() {
+                    values.push(value);
+                }
+            }
+            values.into()
         }
         (Shape::Named { value, min }, Kind::Map(_)) => check_named(node, (value, *min), path, to),
         (Shape::Section(section), Kind::Map(_)) => check_section(node, section, path, to),
         (Shape::Section(section), Kind::Scalar(_)) => match shorthand(section) {
             Some(key) => {
                 let mut values = Mapping::new();
-                values.insert(key.name.as_str().into(), check(node, &key.shape, path, to));
-                fill_in(node, section, &mut values);
+                let value = check(node, &key.shape, path, to);
+                if to.is_empty() {
+                    values.insert(key.name.as_str().into(), value);
+                    fill_in(node, section, &mut values);
+                }
                 values.into()
             }
             None => mismatch(shape, (node, path), "", to),
@@ -74,24 +81,6 @@ fn found(node: &Node<'_>) -> String {
     }
 }
 
-/// The value of a text, a whole number or a boolean. The error is a hint.
-fn leaf(value: &str, shape: &Shape) -> Result<Value, String> {
-    match shape {
-        Shape::Integer { min, max } => integer(value, *min, *max).map(Value::from),
-        Shape::Boolean => boolean(value).map(Value::from).ok_or_else(String::new),
-        Shape::Text(Text { form: Some(form), min, max }) => {
-            let measure = (form.check)(value)?;
-            let under = |min: &Bound| measure.is_some_and(|measure| measure < min.measure);
-            let over = |max: &Bound| measure.is_some_and(|measure| measure > max.measure);
-            match min.as_ref().is_some_and(under) || max.as_ref().is_some_and(over) {
-                true => Err(String::new()),
-                false => Ok(value.into()),
-            }
-        }
-        _ => Ok(value.into()),
-    }
-}
-
 fn check_word(value: &str, words: &[Word], at: Place<'_, '_>, to: &mut Problems) -> Value {
     if let Some(word) = word(value, words) {
         return word_value(word);
@@ -111,46 +100,6 @@ fn word<'w>(value: &str, words: &'w [Word]) -> Option<&'w Word> {
 
 fn word_value(word: &Word) -> Value {
     if word.is_none { Value::Null } else { word.name.as_str().into() }
-}
-
-/// Reads true or false, in every spelling of YAML 1.1 and 1.2 but the single letters.
-fn boolean(text: &str) -> Option<bool> {
-    let is_one_case = |word: &&&str| {
-        let mut title = word[..1].to_ascii_uppercase();
-        title.push_str(&word[1..]);
-        text == **word || text == title || text == word.to_ascii_uppercase()
-    };
-    if TRUE.iter().any(|word| is_one_case(&word)) {
-        return Some(true);
-    }
-    FALSE.iter().any(|word| is_one_case(&word)).then_some(false)
-}
-
-/// Reads a whole number in decimal. The error is a hint.
-pub(super) fn integer(text: &str, min: u64, max: u64) -> Result<u64, String> {
-    let is_decimal = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    if is_decimal {
-        let significant = text.trim_start_matches('0');
-        if significant.len() < text.len() && text.len() > 1 {
-            let shown = if significant.is_empty() { "0" } else { significant };
-            return Err(format!("leading zeros may mean octal; write {shown}"));
-        }
-        return match text.parse() {
-            Ok(number) if (min..=max).contains(&number) => Ok(number),
-            Ok(number) if number < min => Err(String::new()),
-            _ => Err(format!("the largest is {max}")),
-        };
-    }
-    let digits: String = text.chars().filter(|c| !matches!(c, '_' | ',' | ' ')).collect();
-    let is_grouped = digits.len() < text.len() && digits.bytes().all(|b| b.is_ascii_digit());
-    Err(match text {
-        _ if is_grouped && !digits.is_empty() => format!("write {digits}"),
-        _ if text.ends_with('%') => "write the number without %".to_owned(),
-        _ if text.starts_with("0x") || text.starts_with("0o") || text.starts_with("0b") => {
-            "write it in decimal".to_owned()
-        }
-        _ => String::new(),
-    })
 }
 
 fn shorthand(section: &Section) -> Option<&Key> {
@@ -178,34 +127,43 @@ fn check_named(
             });
         }
         let value = check(&entry.value, shape, &path, to);
-        values.insert(entry.key.as_ref().into(), value);
+        if to.is_empty() {
+            values.insert(entry.key.as_ref().into(), value);
+        }
     }
     values.into()
 }
 
 fn check_section(node: &Node<'_>, section: &Section, path: &Path<'_>, to: &mut Problems) -> Value {
     let mut values = Mapping::new();
+    let mut meant = Vec::new();
     for entry in node.entries() {
         let inner = path.key(&entry.key);
         match section.key(&entry.key) {
             Some(key) => {
-                values
-                    .insert(key.name.as_str().into(), check(&entry.value, &key.shape, &inner, to));
+                let value = check(&entry.value, &key.shape, &inner, to);
+                if to.is_empty() {
+                    values.insert(key.name.as_str().into(), value);
+                }
             }
             None => to.add(entry.key_pos, &inner, || {
-                let hint = hint(&entry.key, section.keys.iter().map(|key| key.name.as_str()));
-                format!("unknown key {}; {hint}", show(&entry.key))
+                let names = section.keys.iter().map(|key| key.name.as_str());
+                // A slip of the finger is one problem: its key is not missing as well.
+                meant.extend(nearest(&entry.key, names.clone()));
+                format!("unknown key {}; {}", show(&entry.key), hint(&entry.key, names))
             }),
         }
     }
     for key in section.keys.iter().filter(|key| key.is_required) {
-        if !values.contains_key(key.name.as_str()) {
-            to.add(node.pos, path, || {
-                format!("the key \"{}\" is missing; expected {}", key.name, key.shape.describe())
+        if node.get(&key.name).is_none() && !meant.contains(&key.name.as_str()) {
+            to.add(node.pos, &path.key(&key.name), || {
+                format!("the key is missing; expected {}", key.shape.describe())
             });
         }
     }
-    fill_in(node, section, &mut values);
+    if to.is_empty() {
+        fill_in(node, section, &mut values);
+    }
     values.into()
 }
 
@@ -233,8 +191,8 @@ fn check_choice(node: &Node<'_>, branches: &[Branch], path: &Path<'_>, to: &mut 
         (_, entries) => {
             let count = entries.len();
             to.add(node.pos, path, || {
-                let names = hint("", branches.iter().map(|branch| branch.name.as_str()));
-                format!("expected one name with its options, found {count} keys; {names}")
+                let names = one_of(branches.iter().map(|branch| branch.name.as_str()));
+                format!("expected {names}, with its options, found {count} keys")
             });
             return Value::Null;
         }
@@ -251,7 +209,9 @@ fn check_choice(node: &Node<'_>, branches: &[Branch], path: &Path<'_>, to: &mut 
     let (shape, options) = match (&branch.options, options) {
         (None, None) => return branch.name.as_str().into(),
         (None, Some(options)) => (&Shape::Section(Section::default()), options),
-        (Some(shape), options) => (shape, options.unwrap_or(&empty)),
+        (Some(shape), options) => {
+            (shape, options.filter(|options| options.kind != Kind::Nothing).unwrap_or(&empty))
+        }
     };
     let value = check(options, shape, &inner, to);
     if branch.options.is_none() {

@@ -16,7 +16,22 @@ pub(super) fn merge_defaults(
     problems: &mut Problems,
 ) -> Option<()> {
     let Shape::Section(file) = shape else { return Some(()) };
-    let Some(defaults) = read.root.get("defaults").cloned() else { return Some(()) };
+    let Kind::Map(root) = &mut read.root.kind else { return Some(()) };
+    let Some(at) = root.iter().position(|entry| entry.key == "defaults") else { return Some(()) };
+    let defaults = root.swap_remove(at);
+    let merged = merge_all(read, &defaults.value, file, problems);
+    if let Kind::Map(root) = &mut read.root.kind {
+        root.push(defaults);
+    }
+    merged
+}
+
+fn merge_all<'a>(
+    read: &mut Read<'a>,
+    defaults: &Node<'a>,
+    file: &Section,
+    problems: &mut Problems,
+) -> Option<()> {
     for (one, all) in [("listener", "listeners"), ("pool", "pools")] {
         let Some(Shape::Named { value, .. }) = file.key(all).map(|key| &key.shape) else {
             continue;
@@ -30,7 +45,9 @@ pub(super) fn merge_defaults(
         for entry in named {
             if merge(&mut entry.value, defaults, section, &mut read.nodes_left).is_none() {
                 problems.add(entry.key_pos, &Path::Root.key(all).key(&entry.key), || {
-                    format!("more than {MAX_NODES} values, counting what \"defaults\" repeats")
+                    format!(
+                        "more than {MAX_NODES} keys and values, counting what \"defaults\" repeats"
+                    )
                 });
                 return None;
             }
@@ -47,7 +64,9 @@ fn merge<'a>(
     nodes_left: &mut usize,
 ) -> Option<()> {
     let Kind::Map(entries) = &mut over.kind else { return Some(()) };
-    for default in under.entries() {
+    // Unknown and double keys are reported; they would only cost time here.
+    let known = under.entries().iter().filter(|entry| !entry.is_double);
+    for default in known.filter(|entry| section.key(&entry.key).is_some()) {
         match entries.iter_mut().find(|entry| entry.key == default.key) {
             Some(own) => {
                 let shape = section.key(&own.key).and_then(|key| key.shape.section());
@@ -56,7 +75,7 @@ fn merge<'a>(
                 }
             }
             None => {
-                *nodes_left = nodes_left.checked_sub(default.value.cost())?;
+                *nodes_left = nodes_left.checked_sub(1 + default.value.cost())?;
                 entries.push(Entry::clone(default));
             }
         }

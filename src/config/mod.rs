@@ -15,6 +15,7 @@ pub mod problem;
 mod read;
 mod reference;
 mod rules;
+mod scalar;
 mod schema;
 mod shape;
 mod strategy;
@@ -24,6 +25,7 @@ pub mod written;
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::collections::HashSet;
 
 pub use problem::{Problem, render};
 pub use read::{MAX_BYTES, MAX_DEPTH, MAX_NODES};
@@ -97,7 +99,8 @@ pub fn one_shot(
             let path = option.map_or(problem.path.clone(), |(_, name)| (*name).to_owned());
             Problem { line: 0, column: 0, path, ..problem }
         };
-        problems.into_iter().map(named).collect()
+        let mut seen = HashSet::new();
+        problems.into_iter().map(named).filter(|problem| seen.insert(problem.to_string())).collect()
     })
 }
 
@@ -113,8 +116,8 @@ fn finish(
     if merge::merge_defaults(&mut read, &shape, &mut problems).is_none() {
         return Err(problems.into_list());
     }
+    rules::check_rules(&read.root, registry, &mut problems);
     let mut value = check::check(&read.root, &shape, &Path::Root, &mut problems);
-    rules::check_rules(&read.root, &mut problems);
     if !problems.is_empty() {
         return Err(problems.into_list());
     }
@@ -196,7 +199,12 @@ fn one_shot_tree<'a>(
         Node { pos: pos(), kind: Kind::List(items) }
     };
     let map = |entries: Vec<(&'a str, Node<'a>)>| {
-        let entry = |(key, value): (&'a str, _)| Entry { key: key.into(), key_pos: pos(), value };
+        let entry = |(key, value): (&'a str, _)| Entry {
+            key: key.into(),
+            key_pos: pos(),
+            is_double: false,
+            value,
+        };
         Node { pos: pos(), kind: Kind::Map(entries.into_iter().map(entry).collect()) }
     };
     let listener = map(vec![("bind", list(listen)), ("pool", scalar("main"))]);
@@ -208,5 +216,9 @@ fn one_shot_tree<'a>(
     ])
 }
 
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod round_trip;
 #[cfg(test)]
 mod tests;

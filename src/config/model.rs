@@ -30,9 +30,8 @@ use crate::net::addr::Address;
 /// A number of connections.
 type Count = Whole<NonZeroU32, 1, { u32::MAX as u64 }>;
 
-/// A validated configuration.
-///
-/// `defaults` is no part of it: what stands there has been put into the listeners and pools.
+/// A configuration: where connections come in, where they go, and how the process runs.
+// `defaults` is no part of it: what stands there has been put into the listeners and pools.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -85,7 +84,7 @@ impl Default for Runtime {
     }
 }
 
-/// What is logged, and how. The log goes to standard error.
+/// What is logged, and how.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
@@ -166,12 +165,14 @@ pub enum OverLimit {
 pub struct Tcp {
     /// Send small segments at once (`TCP_NODELAY`).
     pub nodelay: bool,
-    /// Time without traffic after which the peer is probed (`TCP_KEEPIDLE`), on both sides.
+    /// Time without traffic after which the peer is probed (`TCP_KEEPIDLE`): the client, and, once
+    /// a connection is 5 s old, its backend.
     #[serde(with = "OrOff::<Period>")]
     #[schemars(extend("x-minimum" = "1s", "x-maximum" = "32767s"))]
     pub keepalive: Option<Duration>,
-    /// Time that sent data may stay unacknowledged before the connection is given up
-    /// (`TCP_USER_TIMEOUT`); `off` = the kernel's retransmission limit.
+    /// Time that data sent to the client, or to the backend of a connection 5 s old, may stay
+    /// unacknowledged before the connection is given up (`TCP_USER_TIMEOUT`); `off` = the kernel's
+    /// retransmission limit.
     #[serde(with = "OrOff::<Period>")]
     #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "24d"))]
     pub user_timeout: Option<Duration>,

@@ -1,5 +1,8 @@
 //! What somebody may have meant: the nearest valid name.
 
+use super::form::{Name, Text as _};
+use super::problem::show;
+
 /// Names that other balancers use, and what they are called here.
 const ALIASES: &[(&str, &str)] = &[
     // strategies
@@ -66,7 +69,7 @@ const ALIASES: &[(&str, &str)] = &[
 /// Candidates that are compared; bounds the time for one name.
 const COMPARED: usize = 200;
 /// The longest name that is compared, in bytes.
-const LONGEST: usize = 64;
+const LONGEST: usize = 40;
 
 /// The candidate that `name` is most likely meant to be.
 pub(super) fn nearest<'c>(
@@ -101,7 +104,7 @@ pub(super) fn hint<'c>(name: &str, candidates: impl Iterator<Item = &'c str> + C
 pub(super) fn one_of<'c>(names: impl Iterator<Item = &'c str> + Clone) -> String {
     const LISTED: usize = 24;
     let count = names.clone().count();
-    let listed = names.take(LISTED).collect::<Vec<_>>().join(", ");
+    let listed = names.take(LISTED).map(shown).collect::<Vec<_>>().join(", ");
     match count {
         0 => "nothing".to_owned(),
         1 => listed,
@@ -110,12 +113,20 @@ pub(super) fn one_of<'c>(names: impl Iterator<Item = &'c str> + Clone) -> String
     }
 }
 
+/// A name in a list: bare where it is one, else in quotes.
+fn shown(name: &str) -> String {
+    match Name::parse(name) {
+        Ok(name) => name,
+        Err(_) => show(name),
+    }
+}
+
 /// How far `wanted` is from `candidate`; `None` when it is too far to be meant.
 fn distance(wanted: &str, candidate: &str) -> Option<usize> {
     let candidate = normalized(candidate);
     let allowed = 1.max(wanted.len().max(candidate.len()) / 3);
     if wanted.len().abs_diff(candidate.len()) <= allowed {
-        let edits = strsim::damerau_levenshtein(wanted, &candidate);
+        let edits = strsim::osa_distance(wanted, &candidate);
         // Two names of one or two letters are never near.
         let enough = edits < wanted.len().max(2) && (edits == 0 || candidate.len() > 2);
         if edits <= allowed && enough {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::panic::Location;
 
 use super::tree::Pos;
 
@@ -12,6 +13,8 @@ pub const MAX_PROBLEMS: usize = 1_000;
 
 /// Characters of a value that a message shows.
 const SHOWN: usize = 64;
+/// Characters of a message.
+const LONGEST: usize = 1_000;
 
 /// One thing that is wrong with a configuration.
 ///
@@ -59,8 +62,8 @@ pub fn render(file: &str, problems: &[Problem]) -> String {
 #[derive(Clone, Copy)]
 pub(super) enum Path<'p> {
     Root,
-    Key(&'p Path<'p>, &'p str),
-    Index(&'p Path<'p>, usize),
+    Key(&'p Self, &'p str),
+    Index(&'p Self, usize),
 }
 
 impl<'p> Path<'p> {
@@ -85,8 +88,8 @@ impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Root => Ok(()),
-            Self::Key(Path::Root, key) => f.write_str(&cut(key)),
-            Self::Key(parent, key) => write!(f, "{parent}.{}", cut(key)),
+            Self::Key(Path::Root, key) => f.write_str(&segment(key)),
+            Self::Key(parent, key) => write!(f, "{parent}.{}", segment(key)),
             Self::Index(parent, index) => write!(f, "{parent}[{index}]"),
         }
     }
@@ -95,6 +98,26 @@ impl fmt::Display for Path<'_> {
 /// A value as a message shows it: in quotes, escaped, and cut when it is long.
 pub(super) fn show(text: &str) -> String {
     format!("\"{}\"", cut(text))
+}
+
+/// A message on one line and of a sane length, whatever of the file is in it.
+fn clean(message: String) -> String {
+    if message.len() <= LONGEST && !message.contains(char::is_control) {
+        return message;
+    }
+    let escape = |c: char| {
+        let escaped = c.is_control().then(|| c.escape_debug());
+        escaped.into_iter().flatten().chain((!c.is_control()).then_some(c))
+    };
+    let mut cleaned: String = message.chars().take(LONGEST).flat_map(escape).collect();
+    if message.chars().nth(LONGEST).is_some() {
+        cleaned.push('…');
+    }
+    cleaned
+}
+
+fn segment(key: &str) -> String {
+    if key.is_empty() { show(key) } else { cut(key) }
 }
 
 fn cut(text: &str) -> String {
@@ -109,26 +132,39 @@ fn cut(text: &str) -> String {
 #[derive(Default)]
 pub(super) struct Problems {
     list: Vec<Problem>,
-    // By place and message. What is inherited from `defaults` or repeated by an alias is looked at
-    // many times and said once, under the path where it was seen first.
-    seen: HashSet<(Pos, u64)>,
+    // By place, key, and the line of this program that says it. What is inherited from `defaults` or
+    // repeated by an alias is looked at many times and said once, under the path where it was seen
+    // first; the message is not even made again.
+    seen: HashSet<u64>,
     more: usize,
 }
 
 impl Problems {
-    /// Adds a problem. `message` is asked for only while there is room.
+    /// Adds a problem, unless the caller has said it of this place and key. `message` is asked for
+    /// only when it is kept.
+    #[track_caller]
     pub(super) fn add(&mut self, pos: Pos, path: &Path<'_>, message: impl FnOnce() -> String) {
+        let mut hasher = DefaultHasher::new();
+        (pos, path.noun(), Location::caller()).hash(&mut hasher);
+        let key = hasher.finish();
+        if self.seen.contains(&key) {
+            return;
+        }
+        if self.list.len() < MAX_PROBLEMS {
+            self.seen.insert(key);
+        }
+        self.push(pos, path, message);
+    }
+
+    /// Adds a problem, whatever was said before.
+    pub(super) fn push(&mut self, pos: Pos, path: &Path<'_>, message: impl FnOnce() -> String) {
         if self.list.len() >= MAX_PROBLEMS {
             self.more += 1;
             return;
         }
-        let message = message();
-        let mut hasher = DefaultHasher::new();
-        message.hash(&mut hasher);
-        if self.seen.insert((pos, hasher.finish())) {
-            let (line, column) = (pos.line as usize, pos.column as usize);
-            self.list.push(Problem { line, column, path: path.to_string(), message });
-        }
+        let (line, column) = (pos.line as usize, pos.column as usize);
+        let (path, message) = (path.to_string(), clean(message()));
+        self.list.push(Problem { line, column, path, message });
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -138,6 +174,7 @@ impl Problems {
     /// The problems in the order of the file, and a last one that counts those left out.
     pub(super) fn into_list(mut self) -> Vec<Problem> {
         self.list.sort();
+        self.list.dedup();
         if self.more > 0 {
             let message = format!("{} more problems are not shown", self.more);
             self.list.push(Problem { line: 0, column: 0, path: String::new(), message });
@@ -170,12 +207,13 @@ mod tests {
     fn what_is_said_once_is_not_said_again() {
         let mut problems = Problems::default();
         let pos = Pos { line: 3, column: 1 };
-        problems.add(pos, &Path::Root.key("defaults"), || "wrong".to_owned());
-        problems.add(pos, &Path::Root.key("pools"), || "wrong".to_owned());
-        problems.add(pos, &Path::Root.key("pools"), || "also wrong".to_owned());
-        let list = problems.into_list();
-        assert_eq!(list.len(), 2);
-        assert!(list.iter().any(|problem| problem.path == "defaults"));
+        for all in ["defaults", "pools"] {
+            for key in ["bind", "pool"] {
+                problems.add(pos, &Path::Root.key(all).key(key), || "wrong".to_owned());
+            }
+        }
+        let paths: Vec<String> = problems.into_list().into_iter().map(|one| one.path).collect();
+        assert_eq!(paths, ["defaults.bind", "defaults.pool"]);
     }
 
     #[test]
@@ -188,6 +226,15 @@ mod tests {
         assert_eq!(list.len(), MAX_PROBLEMS + 1);
         assert_eq!(list[MAX_PROBLEMS].to_string(), "4000 more problems are not shown");
         assert_eq!(list[MAX_PROBLEMS].in_file("f"), "f: 4000 more problems are not shown");
+    }
+
+    #[test]
+    fn messages_stay_on_one_line_and_end() {
+        let mut problems = Problems::default();
+        problems.add(Pos::default(), &Path::Root, || format!("a\nb {}", "x".repeat(5_000)));
+        let message = &problems.into_list()[0].message;
+        assert!(message.starts_with("a\\nb x"), "{message}");
+        assert!(message.chars().count() < 1_100);
     }
 
     #[test]

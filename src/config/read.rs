@@ -37,6 +37,8 @@ pub(super) fn read<'a>(text: &'a str, env: Env<'_>, problems: &mut Problems) -> 
     options.set_emit_comments(false);
     options.flow_nesting_limit = MAX_DEPTH;
     options.block_nesting_limit = MAX_DEPTH;
+    // Directives: nothing that they say is of use here, and their number is not bounded.
+    options.disallow_directives = true;
     let mut reader = Reader {
         env,
         problems,
@@ -93,7 +95,7 @@ enum Key<'a> {
     /// A key.
     None,
     /// The value of a key.
-    Some(Cow<'a, str>, Pos),
+    Some { key: Cow<'a, str>, pos: Pos, is_double: bool },
     /// The value of a key that is wrong; it is thrown away.
     Wrong,
 }
@@ -107,11 +109,15 @@ impl<'a> Reader<'_, 'a> {
             Event::Scalar(text, style, anchor, tag) => {
                 self.tag(tag.as_deref(), tag_at.map_or(pos, pos_of));
                 let node = self.scalar(text, style, pos);
+                if self.bytes_left == 0 {
+                    return None;
+                }
                 self.remember(anchor, &node)?;
                 return self.place(node, 1);
             }
             Event::SequenceStart(_, anchor, tag) => {
                 self.tag(tag.as_deref(), tag_at.map_or(pos, pos_of));
+                let pos = self.first_dash(at);
                 self.frames.push(Frame { pos, anchor, open: Open::List(Vec::new()) });
             }
             Event::MappingStart(_, anchor, tag) => {
@@ -137,6 +143,20 @@ impl<'a> Reader<'_, 'a> {
             return self.stop(pos, too_deep);
         }
         Some(())
+    }
+
+    /// Where a list begins. The parser has a list that is no deeper than its key begin behind its
+    /// first dash.
+    fn first_dash(&self, at: Marker) -> Pos {
+        let pos = pos_of(at);
+        let before = at.byte_offset().and_then(|offset| self.text.get(..offset)).unwrap_or("");
+        let is_at_item = !self.text[before.len()..].starts_with(['-', '[']);
+        let gap = before.len() - before.trim_end_matches([' ', '\t']).len();
+        let to_dash = u32::try_from(gap + 1).unwrap_or(u32::MAX);
+        if is_at_item && before[..before.len() - gap].ends_with('-') && to_dash < pos.column {
+            return Pos { column: pos.column - to_dash, ..pos };
+        }
+        pos
     }
 
     fn document(&mut self, pos: Pos) -> Option<()> {
@@ -210,12 +230,12 @@ impl<'a> Reader<'_, 'a> {
             Open::Map { entries, key, .. } => match std::mem::replace(key, Key::None) {
                 Key::None => self.key(node),
                 Key::Wrong => {}
-                Key::Some(key, key_pos) => {
+                Key::Some { key, pos: key_pos, is_double } => {
                     if node.kind == Kind::Nothing {
                         // There is nothing to point at but its key.
                         node.pos = key_pos;
                     }
-                    entries.push(Entry { key, key_pos, value: node });
+                    entries.push(Entry { key, key_pos, is_double, value: node });
                 }
             },
         }
@@ -233,16 +253,17 @@ impl<'a> Reader<'_, 'a> {
                 });
                 Key::Wrong
             }
-            Kind::Scalar(text) => match self.seen(&text, pos) {
-                None => Key::Some(text, pos),
-                Some(first) => {
+            Kind::Scalar(key) => {
+                let first = self.first_place(key.clone(), pos);
+                let is_double = first != pos;
+                if is_double {
                     let message =
-                        || format!("duplicate key {}; line {} has it too", show(&text), first.line);
+                        || format!("duplicate key {}; line {} has it too", show(&key), first.line);
                     let problem = (pos, message);
-                    report(self.problems, &self.frames, &Path::Root, Some(&text), problem);
-                    Key::Wrong
+                    report(self.problems, &self.frames, &Path::Root, Some(&key), problem);
                 }
-            },
+                Key::Some { key, pos, is_double }
+            }
             Kind::Broken => Key::Wrong,
             Kind::Nothing => {
                 self.problem(pos, || "expected a key, found nothing".to_owned());
@@ -260,21 +281,17 @@ impl<'a> Reader<'_, 'a> {
         }
     }
 
-    /// Where the innermost map has had this key before; else remembers it.
-    fn seen(&mut self, text: &Cow<'a, str>, pos: Pos) -> Option<Pos> {
-        let Some(Frame { open: Open::Map { seen, .. }, .. }) = self.frames.last_mut() else {
-            return None;
-        };
-        if let Some(first) = seen.get(text) {
-            return Some(*first);
+    /// Where the innermost map has this key for the first time; it may be here.
+    fn first_place(&mut self, key: Cow<'a, str>, pos: Pos) -> Pos {
+        match self.frames.last_mut() {
+            Some(Frame { open: Open::Map { seen, .. }, .. }) => *seen.entry(key).or_insert(pos),
+            _ => pos,
         }
-        seen.insert(text.clone(), pos);
-        None
     }
 
     fn tag(&mut self, tag: Option<&Tag>, pos: Pos) {
         if let Some(tag) = tag {
-            let tag = tag.to_string();
+            let tag = tag.to_string().replace("tag:yaml.org,2002:", "!!");
             self.problem(pos, || format!("tags are not supported; remove {}", show(&tag)));
         }
     }
@@ -296,8 +313,7 @@ impl<'a> Reader<'_, 'a> {
         }
         let line = self.text.lines().nth((pos.line as usize).saturating_sub(1)).unwrap_or("");
         let hint = hint(error.kind(), line);
-        self.problems.add(pos, &Path::Root, || format!("this is no YAML: {}{hint}", error.kind()));
-        None
+        self.stop(pos, || format!("not valid YAML: {}{hint}", error.kind()))
     }
 }
 
@@ -313,12 +329,12 @@ fn report(
         (Some((Frame { open: Open::List(items), .. }, inner)), _) => {
             report(problems, inner, &path.index(items.len()), last, problem);
         }
-        (Some((Frame { open: Open::Map { key: Key::Some(key, _), .. }, .. }, inner)), _) => {
+        (Some((Frame { open: Open::Map { key: Key::Some { key, .. }, .. }, .. }, inner)), _) => {
             report(problems, inner, &path.key(key), last, problem);
         }
         (Some((_, inner)), _) => report(problems, inner, path, last, problem),
-        (None, Some(last)) => problems.add(problem.0, &path.key(last), problem.1),
-        (None, None) => problems.add(problem.0, path, problem.1),
+        (None, Some(last)) => problems.push(problem.0, &path.key(last), problem.1),
+        (None, None) => problems.push(problem.0, path, problem.1),
     }
 }
 
@@ -327,7 +343,7 @@ fn too_deep() -> String {
 }
 
 fn too_many() -> String {
-    format!("more than {MAX_NODES} values, counting what aliases repeat")
+    format!("more than {MAX_NODES} keys and values, counting what aliases repeat")
 }
 
 fn pos_of(marker: Marker) -> Pos {

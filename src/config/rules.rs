@@ -3,35 +3,55 @@
 //! Rules look at the tree and not at values, so that they are told together with everything else
 //! that is wrong. What cannot be read is passed over: it is reported already.
 
-use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::check::integer;
+use super::form::{Name, Text as _};
 use super::nearest::{nearest, one_of};
 use super::problem::{Path, Problems, show};
+use super::scalar::integer;
 use super::tree::{Entry, Node, Pos};
-use crate::net::addr::{Address, Bind, Host};
+use crate::balance::Registry;
+use crate::net::addr::{Address, Bind};
 
 /// Addresses that all listeners together may bind.
 pub const MAX_BOUND: usize = 65_536;
 
 /// Checks what is between keys.
-pub(super) fn check_rules(root: &Node<'_>, problems: &mut Problems) {
+pub(super) fn check_rules(root: &Node<'_>, registry: &Registry, problems: &mut Problems) {
     let listeners = root.get("listeners").map_or(&[][..], Node::entries);
     let pools = root.get("pools").map_or(&[][..], Node::entries);
     let by_name: HashMap<&str, &Node<'_>> =
-        pools.iter().map(|entry| (entry.key.as_ref(), &entry.value)).collect();
+        pools.iter().rev().map(|entry| (entry.key.as_ref(), &entry.value)).collect();
     let all = Path::Root.key("pools");
-    for pool in pools {
-        check_pool(&pool.value, &all.key(&pool.key), problems);
+    for pool in pools.iter().filter(|pool| !pool.is_double) {
+        let path = all.key(&pool.key);
+        check_options(&pool.value, registry, &path, problems);
+        check_pool(&pool.value, &path, problems);
     }
     if root.get("pools").is_some_and(Node::is_map) {
-        for listener in listeners {
+        for listener in listeners.iter().filter(|listener| !listener.is_double) {
             check_pool_name(listener, pools, &by_name, problems);
         }
     }
     if let Some(bound) = check_binds(listeners, problems) {
         check_loops(listeners, &by_name, &bound, problems);
+    }
+}
+
+/// What a strategy wants of an option beyond its range.
+fn check_options(pool: &Node<'_>, registry: &Registry, path: &Path<'_>, problems: &mut Problems) {
+    let path = path.key("strategy");
+    for choice in pool.get("strategy").map_or(&[][..], Node::entries) {
+        let path = path.key(&choice.key);
+        let known = registry.find(&choice.key).map_or(&[][..], |entry| entry.options);
+        for option in known {
+            let Some(node) = choice.value.get(option.name) else { continue };
+            let value = node.text().and_then(|text| integer(text, option.min, option.max).ok());
+            if let Some(Err(message)) = value.map(|value| option.accept(value)) {
+                problems.add(node.pos, &path.key(option.name), || message);
+            }
+        }
     }
 }
 
@@ -52,7 +72,7 @@ fn check_pool_name(
         };
         match nearest(name, names) {
             Some(meant) => {
-                format!("unknown pool {}; did you mean \"{meant}\"? {pools}", show(name))
+                format!("unknown pool {}; did you mean {}? {pools}", show(name), show(meant))
             }
             None => format!("unknown pool {}; {pools}", show(name)),
         }
@@ -69,12 +89,16 @@ fn check_pool(pool: &Node<'_>, path: &Path<'_>, problems: &mut Problems) {
         all_zero &= weight(backend) == Some(0);
         let Some(name) = backend.get("name").or_else(|| address_of(backend)) else { continue };
         let Some(text) = name.text() else { continue };
+        // What is neither a name nor an address is reported already, and once is enough.
+        if Name::parse(text).is_err() && Address::parse(text).is_err() {
+            continue;
+        }
         match taken.get(text) {
             Some(first) => problems.add(name.pos, &path.index(index), || {
-                let line = first.line;
                 format!(
-                    "duplicate backend name {}; line {line} has it too, give it a name of its own",
-                    show(text)
+                    "duplicate backend name {}{}; give it a name of its own",
+                    show(text),
+                    on_line(*first)
                 )
             }),
             None => {
@@ -115,7 +139,7 @@ struct Bound<'n> {
 fn check_binds<'n>(listeners: &'n [Entry<'n>], problems: &mut Problems) -> Option<Vec<Bound<'n>>> {
     let mut bound = Vec::new();
     let mut count: usize = 0;
-    for (listener, entry) in listeners.iter().enumerate() {
+    for (listener, entry) in listeners.iter().enumerate().filter(|(_, entry)| !entry.is_double) {
         let Some(node) = entry.value.get("bind") else { continue };
         let alone = node.text().map(|_| (None, node));
         let items = node.items().iter().enumerate().map(|(index, node)| (Some(index), node));
@@ -137,21 +161,24 @@ fn check_binds<'n>(listeners: &'n [Entry<'n>], problems: &mut Problems) -> Optio
         if let Some((other, address)) = taken.add(index, &one.bind) {
             let other = &bound[other];
             report(one, listeners, problems, || {
-                let line = other.node.pos.line;
-                match other.listener == one.listener {
-                    true => format!("{address} is bound twice; line {line} has it too"),
-                    false => format!(
-                        "{address} is taken by listener {} (line {line}): {}",
-                        show(&listeners[other.listener].key),
-                        other.node.text().unwrap_or_default(),
-                    ),
+                let line = on_line(other.node.pos);
+                if other.listener == one.listener {
+                    return format!("{address} is bound twice{line}");
                 }
+                let name = show(&listeners[other.listener].key);
+                format!("{address} is taken by listener {name}{line}")
             });
         }
     }
     Some(bound)
 }
 
+/// Where something is already; nothing for what is from no file.
+fn on_line(pos: Pos) -> String {
+    if pos.line > 0 { format!(" (first on line {})", pos.line) } else { String::new() }
+}
+
+#[track_caller]
 fn report(
     one: &Bound<'_>,
     listeners: &[Entry<'_>],
@@ -211,51 +238,52 @@ impl Taken {
     }
 }
 
-/// The backends of a pool that may be this process: by address, and loopback ones by port.
+/// The backends of a pool as text: by address, and loopback ones by family and port.
 #[derive(Default)]
-struct Reach {
-    exact: HashSet<Address>,
-    loopback: HashSet<(bool, u16)>,
+struct Reach<'n> {
+    exact: HashMap<Address, &'n str>,
+    loopback: HashMap<(bool, u16), &'n str>,
 }
 
-impl Reach {
-    fn of(pool: &Node<'_>) -> Self {
+impl<'n> Reach<'n> {
+    fn of(pool: &'n Node<'_>) -> Self {
         let mut reach = Self::default();
         let backends = pool.get("backends").map_or(&[][..], Node::items);
-        let addresses = backends.iter().filter_map(|backend| address_of(backend)?.text());
-        for address in addresses.filter_map(|text| Address::parse(text).ok()) {
-            let Address::Tcp(tcp) = address else {
-                reach.exact.insert(address);
-                continue;
-            };
-            // An unspecified address reaches this host, and an IPv4-mapped one is IPv4.
-            let ip = tcp.ip().to_canonical();
-            if ip.is_loopback() || ip.is_unspecified() {
-                reach.loopback.insert((ip.is_ipv6(), tcp.port()));
+        for text in backends.iter().filter_map(|backend| address_of(backend)?.text()) {
+            match Address::parse(text) {
+                Ok(Address::Tcp(tcp)) => reach.add(tcp, text),
+                Ok(unix) => _ = reach.exact.insert(unix, text),
+                Err(_) => {}
             }
-            let ip = match ip {
-                IpAddr::V4(ip) if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(ip) if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
-                ip => ip,
-            };
-            reach.exact.insert(Address::Tcp(SocketAddr::new(ip, tcp.port())));
         }
         reach
     }
 
-    /// The first address of `bind` that a backend is at.
-    fn hit(&self, bind: &Bind) -> Option<Address> {
-        let is_hit = |address: &Address| match address {
+    fn add(&mut self, tcp: SocketAddr, text: &'n str) {
+        // An unspecified address reaches this host, and an IPv4-mapped one is IPv4.
+        let ip = match tcp.ip().to_canonical() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        if ip.is_loopback() {
+            self.loopback.insert((ip.is_ipv6(), tcp.port()), text);
+        }
+        self.exact.insert(Address::Tcp(SocketAddr::new(ip, tcp.port())), text);
+    }
+
+    /// The first backend that is at one of these addresses.
+    fn hit(&self, bind: &Bind) -> Option<&'n str> {
+        let hit = |address: Address| match address {
             Address::Tcp(tcp) if tcp.ip().is_unspecified() => {
-                self.loopback.contains(&(tcp.is_ipv6(), tcp.port()))
+                self.loopback.get(&(tcp.is_ipv6(), tcp.port()))
             }
             Address::Tcp(tcp) => {
-                let plain = Host(tcp.ip(), 0).at(tcp.port());
-                self.exact.contains(&Address::Tcp(plain))
+                self.exact.get(&Address::Tcp(SocketAddr::new(tcp.ip(), tcp.port())))
             }
-            Address::Unix(_) => self.exact.contains(address),
+            Address::Unix(_) => self.exact.get(&address),
         };
-        bind.addresses().into_iter().find(is_hit)
+        bind.addresses().into_iter().find_map(hit).copied()
     }
 }
 
@@ -265,15 +293,17 @@ fn check_loops<'n>(
     bound: &[Bound<'n>],
     problems: &mut Problems,
 ) {
-    let mut reaches: HashMap<&str, Reach> = HashMap::new();
+    let pool_names: Vec<Option<&str>> =
+        listeners.iter().map(|listener| listener.value.get("pool").and_then(Node::text)).collect();
+    let mut reaches: HashMap<&str, Reach<'_>> = HashMap::new();
     for one in bound {
-        let pool = listeners[one.listener].value.get("pool").and_then(Node::text);
-        let Some((name, pool)) = pool.and_then(|name| pools.get_key_value(name)) else { continue };
+        let pool = pool_names[one.listener].and_then(|name| pools.get_key_value(name));
+        let Some((name, pool)) = pool else { continue };
         let reach = reaches.entry(name).or_insert_with(|| Reach::of(pool));
-        if let Some(address) = reach.hit(&one.bind) {
+        if let Some(backend) = reach.hit(&one.bind) {
             report(one, listeners, problems, || {
                 format!(
-                    "the listener forwards to itself: a backend of pool {} is at {address}",
+                    "the listener forwards to itself: {backend} is a backend of pool {}",
                     show(name)
                 )
             });

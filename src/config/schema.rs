@@ -1,5 +1,6 @@
 //! The model as JSON Schema: for the checker as it comes, for editors tidied up.
 
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
@@ -13,6 +14,7 @@ use crate::balance::Registry;
 #[must_use]
 pub fn schema(registry: &Registry) -> Value {
     let mut root = annotated(registry);
+    require_without_defaults(&mut root);
     publish(&mut root);
     let mut schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -34,45 +36,76 @@ pub fn schema(registry: &Registry) -> Value {
 /// | `x-shorthand` | a text in the place of this section is the value of that key |
 /// | `x-default-from` | without this key its value is the text of that key |
 pub(super) fn annotated(registry: &Registry) -> Value {
+    let mut defaults = of_type::<Defaults>();
+    let mut root = of_type::<Config>();
+    make_optional(&mut defaults);
+    for section in ["listener", "pool"] {
+        if let Some(section) = defaults.pointer_mut(&format!("/properties/{section}")) {
+            make_optional(section);
+        }
+    }
+    insert_before(&mut root, "listeners", ("defaults", defaults));
+    fill_in(&mut root, &strategy::choices(registry));
+    root
+}
+
+/// The annotated schema of one type, everything in its place.
+pub(super) fn of_type<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.inline_subschemas = true;
         settings.meta_schema = None;
     });
-    let mut generator = settings.into_generator();
-    let mut defaults = generator.subschema_for::<Defaults>().to_value();
-    let mut root = generator.into_root_schema_for::<Config>().to_value();
-    if let Value::Object(defaults) = &mut defaults {
-        defaults.remove("required");
-        for key in ["listener", "pool"] {
-            if let Some(Value::Object(section)) =
-                defaults.get_mut("properties").and_then(|keys| keys.get_mut(key))
-            {
-                section.remove("required");
-            }
-        }
-    }
-    insert_before(&mut root, "listeners", ("defaults", defaults));
-    if let Value::Object(root) = &mut root {
-        root.remove("title");
-        root.insert("description".to_owned(), "A configuration of tidegate.".into());
-    }
-    fill_in(&mut root, &strategy::choices(registry));
-    relax(&mut root);
-    root
+    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
+    tidy(&mut schema);
+    schema
 }
 
-/// Takes keys that have a default out of `required`: serde does not know of `x-default-from`.
-fn relax(schema: &mut Value) {
-    if let Value::Object(object) = schema {
-        let properties = object.get("properties").cloned();
-        let has_default =
-            |key: &Value| properties.as_ref()?.get(key.as_str()?)?.get("x-default-from").map(drop);
-        if let Some(Value::Array(required)) = object.get_mut("required") {
-            required.retain(|key| has_default(key).is_none());
+/// Lets every key of a section be absent.
+fn make_optional(section: &mut Value) {
+    if let Value::Object(section) = section {
+        section.remove("required");
+    }
+}
+
+/// Takes out what Rust types say and files do not: names of types, null for an absent key, and
+/// that a key is required whose default is the text of another one.
+fn tidy(schema: &mut Value) {
+    match schema {
+        Value::Object(object) => {
+            object.remove("title");
+            without_null(object);
+            let properties = object.get("properties").cloned();
+            if let Some(Value::Array(required)) = object.get_mut("required") {
+                required.retain(|key| {
+                    let key = key.as_str().and_then(|key| properties.as_ref()?.get(key));
+                    key.is_none_or(|key| key.get("x-default-from").is_none())
+                });
+            }
+            object.values_mut().for_each(tidy);
         }
-        object.values_mut().for_each(relax);
-    } else if let Value::Array(items) = schema {
-        items.iter_mut().for_each(relax);
+        Value::Array(items) => items.iter_mut().for_each(tidy),
+        _ => {}
+    }
+}
+
+/// An `Option` is a key that may be absent, never a null.
+fn without_null(object: &mut Map<String, Value>) {
+    if let Some(Value::Array(types)) = object.get_mut("type") {
+        types.retain(|name| name != "null");
+        if let [one] = types.as_slice() {
+            let one = one.clone();
+            object.insert("type".to_owned(), one);
+        }
+    }
+    let Some(Value::Array(branches)) = object.get_mut("anyOf") else { return };
+    branches.retain(|branch| branch.get("type").is_none_or(|name| name != "null"));
+    if branches.len() == 1
+        && let Some(Value::Object(only)) = branches.pop()
+    {
+        object.remove("anyOf");
+        for (key, value) in only {
+            object.entry(key).or_insert(value);
+        }
     }
 }
 
@@ -108,6 +141,24 @@ fn fill_in(schema: &mut Value, strategies: &Value) {
     }
 }
 
+/// With `defaults` a listener or pool may have its required keys from there: whether it has them is
+/// more than a schema can tell.
+fn require_without_defaults(root: &mut Value) {
+    let mut then = Map::new();
+    for all in ["listeners", "pools"] {
+        let section = format!("/properties/{all}/additionalProperties");
+        let Some(Value::Object(section)) = root.pointer_mut(&section) else { continue };
+        if let Some(required) = section.remove("required") {
+            let section = json!({ "additionalProperties": { "required": required } });
+            then.insert(all.to_owned(), section);
+        }
+    }
+    if let Value::Object(root) = root {
+        root.insert("if".to_owned(), json!({ "not": { "required": ["defaults"] } }));
+        root.insert("then".to_owned(), json!({ "properties": then }));
+    }
+}
+
 /// Turns the annotated schema into plain JSON Schema.
 fn publish(schema: &mut Value) {
     let Value::Object(object) = schema else { return };
@@ -121,6 +172,7 @@ fn publish(schema: &mut Value) {
             "additionalProperties" | "items" => publish(value),
             "anyOf" | "oneOf" => {
                 if let Value::Array(branches) = value {
+                    add_bare_names(branches);
                     branches.iter_mut().for_each(publish);
                 }
             }
@@ -129,6 +181,11 @@ fn publish(schema: &mut Value) {
     }
     if object.get("additionalProperties").is_some_and(Value::is_object) {
         object.insert("propertyNames".to_owned(), json!({ "pattern": NAME_OR_VARIABLE }));
+    }
+    if object.get("const").is_some_and(|word| word == "off") {
+        object.remove("const");
+        object.remove("type");
+        object.insert("enum".to_owned(), json!(["off", false]));
     }
     let shorthand = object.get("x-shorthand").and_then(Value::as_str).map(str::to_owned);
     let short = shorthand.and_then(|key| object.get("properties")?.get(key).cloned());
@@ -144,23 +201,103 @@ fn publish(schema: &mut Value) {
     }
 }
 
+/// Lets a choice whose options may all be absent be written as its name alone.
+fn add_bare_names(branches: &mut Vec<Value>) {
+    let mut added = Vec::new();
+    for branch in branches.iter().filter(|branch| branch.get("required").is_some()) {
+        let Some(Value::Object(properties)) = branch.get("properties") else { continue };
+        for (name, options) in properties {
+            let is_known = branches.iter().any(|branch| branch.get("const") == Some(&json!(name)));
+            if !is_known && options.get("required").is_none() {
+                added.push(json!({ "type": "string", "const": name }));
+            }
+        }
+    }
+    branches.extend(added);
+}
+
 const NAME_OR_VARIABLE: &str = r"^[A-Za-z0-9_.-]{1,128}$|\$\{";
 
-/// Allows `${VAR}` where a number, a boolean or a text of some form stands.
+/// Allows `${VAR}` where a number, a boolean or a text of some form stands, and the former in quotes.
 fn let_variables_in(object: &mut Map<String, Value>) {
     if let Some(Value::String(pattern)) = object.get_mut("pattern") {
         *pattern = format!(r"{pattern}|\$\{{");
         return;
     }
-    let is_leaf = matches!(object.get("type").and_then(Value::as_str), Some("integer" | "boolean"));
-    if is_leaf {
+    let pattern = match object.get("type").and_then(Value::as_str) {
+        Some("integer") => r"^[0-9]+$|\$\{",
+        Some("boolean") => r"^(true|false|on|off|yes|no)$|\$\{",
+        _ => "",
+    };
+    if !pattern.is_empty() {
         let kept = ["description", "default"];
         let (outer, inner): (Map<_, _>, Map<_, _>) =
             std::mem::take(object).into_iter().partition(|(key, _)| kept.contains(&key.as_str()));
         *object = outer;
         object.insert(
             "anyOf".to_owned(),
-            json!([Value::Object(inner), { "type": "string", "pattern": r"\$\{" }]),
+            json!([Value::Object(inner), { "type": "string", "pattern": pattern }]),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every object of a schema, with its pointer.
+    fn objects<'v>(value: &'v Value, at: &str, out: &mut Vec<(String, &'v Map<String, Value>)>) {
+        match value {
+            Value::Object(object) => {
+                out.push((at.to_owned(), object));
+                for (key, value) in object {
+                    objects(value, &format!("{at}/{key}"), out);
+                }
+            }
+            Value::Array(items) => {
+                for (index, value) in items.iter().enumerate() {
+                    objects(value, &format!("{at}/{index}"), out);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn what_is_published_is_plain_json_schema() {
+        let schema = schema(&Registry::default());
+        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+        let mut all = Vec::new();
+        objects(&schema, "", &mut all);
+        assert!(all.len() > 100);
+        for (at, object) in all.iter().filter(|(at, _)| !at.ends_with("/properties")) {
+            for key in object.keys() {
+                assert!(!key.starts_with("x-") && key != "format" && key != "$ref", "{at}/{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_section_is_closed_and_every_key_described() {
+        let schema = schema(&Registry::default());
+        let mut all = Vec::new();
+        objects(&schema, "", &mut all);
+        for (at, object) in all.iter().filter(|(at, _)| !at.starts_with("/then")) {
+            if object.get("properties").is_some_and(Value::is_object) {
+                assert_eq!(object.get("additionalProperties"), Some(&json!(false)), "{at}");
+            }
+            if at.ends_with("/properties") && !at.contains("/oneOf/") {
+                for (key, value) in *object {
+                    assert!(value.get("description").is_some(), "{at}/{key}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn keys_stand_in_the_order_of_the_contract() {
+        let schema = schema(&Registry::default());
+        let keys: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["runtime", "log", "defaults", "listeners", "pools"]);
     }
 }

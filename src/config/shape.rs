@@ -183,7 +183,15 @@ impl Shape {
             Self::Section(section) => section.describe(),
             Self::Choice(branches) => one_of(branches.iter().map(|branch| branch.name.as_str())),
             Self::Any(shapes) => {
-                let all: Vec<String> = shapes.iter().map(Self::describe).collect();
+                let mut all: Vec<String> = Vec::new();
+                for shape in shapes {
+                    all.push(match shape {
+                        Self::List { item, .. } if all.contains(&item.describe()) => {
+                            "a list of them".to_owned()
+                        }
+                        shape => shape.describe(),
+                    });
+                }
                 all.join(", or ")
             }
         }

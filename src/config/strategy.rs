@@ -46,7 +46,7 @@ impl JsonSchema for Strategy {
         "Strategy".into()
     }
 
-    /// A placeholder: [`choices`] takes its place when the registry is known.
+    /// A placeholder: `choices` takes its place when the registry is known.
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "x-registry": "strategies" })
     }

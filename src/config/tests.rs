@@ -1,63 +1,24 @@
+use std::net::IpAddr;
+use std::time::Duration;
+
 use super::*;
-use crate::balance::{Candidate, Entry as Row, OptionKey, Options, Strategy};
+use crate::balance::{Entry as Row, OptionKey};
+use crate::net::addr::Address;
 
-fn build(_: &[Candidate], _: &Options) -> Box<dyn Strategy> {
-    unreachable!("the configuration builds no strategy")
-}
-
-/// The strategies of the contract; those that are built in already stay as they are.
 pub(super) fn registry() -> Registry {
-    const HASH: &[OptionKey] = &[
-        OptionKey {
-            name: "prefix_v4",
-            summary: "Bits of an IPv4 source address that count.",
-            min: 0,
-            max: 32,
-            default: 32,
-            check: None,
-        },
-        OptionKey {
-            name: "prefix_v6",
-            summary: "Bits of an IPv6 source address that count.",
-            min: 0,
-            max: 128,
-            default: 64,
-            check: None,
-        },
-        OptionKey {
-            name: "table_size",
-            summary: "Slots of the table; a prime.",
-            min: 1,
-            max: 5_000_011,
-            default: 65_537,
-            check: None,
-        },
-    ];
-    let mut registry = Registry::default();
-    for (name, options) in [
-        ("round_robin", &[][..]),
-        ("least_connections", &[]),
-        ("random", &[]),
-        ("power_of_two", &[]),
-        ("least_latency", &[]),
-        ("source_hash", HASH),
-        ("first_available", &[]),
-        ("hot_standby", &[]),
-    ] {
-        if registry.find(name).is_none() {
-            registry.register(Row { name, summary: "A strategy.", options, build });
-        }
-    }
-    registry
+    Registry::default()
 }
 
-/// No variable is set but `HOST` and `PORT`.
+/// The option of a strategy.
+fn option(strategy: &str, name: &str) -> OptionKey {
+    let registry = registry();
+    let options = registry.find(strategy).map_or(&[][..], |entry| entry.options);
+    *options.iter().find(|option| option.name == name).expect("an option")
+}
+
+/// No variable is set but `HOST`.
 pub(super) fn env(name: &str) -> Option<String> {
-    match name {
-        "HOST" => Some("10.0.0.1".to_owned()),
-        "PORT" => Some("9501".to_owned()),
-        _ => None,
-    }
+    (name == "HOST").then(|| "10.0.0.1".to_owned())
 }
 
 /// The problems of a text, as lines.
@@ -68,11 +29,18 @@ pub(super) fn problems(text: &str) -> Vec<String> {
     }
 }
 
+/// The only problem of a text.
+pub(super) fn problem(text: &str) -> String {
+    let mut problems = problems(text);
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    problems.remove(0)
+}
+
 pub(super) fn config(text: &str) -> Config {
     load(text, &env, &registry()).unwrap_or_else(|problems| panic!("{}", render("f", &problems)))
 }
 
-const GOOD: &str = "\
+pub(super) const GOOD: &str = "\
 listeners:
   web:
     bind: 0.0.0.0:9501
@@ -82,26 +50,200 @@ pools:
     strategy: { source_hash: { prefix_v4: 24 } }
     backends:
       - 10.0.0.11:9501
-      - { address: 10.0.0.12:9501, name: app-2, weight: 3, max_connections: 500 }
+      - { address: \"${HOST}:9501\", name: app-2, weight: 3, max_connections: 500 }
       - unix:/run/app.sock
 ";
 
+fn tcp(text: &str) -> Address {
+    Address::Tcp(text.parse().unwrap())
+}
+
 #[test]
-fn try_it() {
-    println!("{:#?}", config(GOOD));
-    for bad in [
-        "listners: 3\n",
-        "listeners:\n  web:\n    bind: [::]:443\n",
-        "listeners:\n  web: { bind: 1.2.3.4:80, pool: ${POOL} }\n",
-        "a: b\na: c\n? [x]\n: y\n<<: z\n",
-        "",
-        "- a\n",
-        "listeners:\n  web:\n    bind: 0.0.0.0:9501\n    pool:\npools:\n  app:\n    strategy: leastconn\n    backends: []\n  a b: 3\n",
-        "defaults:\n  listener:\n    timeouts: { idle: 5, half_close: 3s }\nlisteners:\n  web:\n    bind: 0.0.0.0:9501\n    pool: ap\n    tcp: { backlog: 0x10 , nodelay: 3}\n  w2: { bind: 127.0.0.1:9501, pool: app }\npools:\n  app:\n    backends: [127.0.0.1:9501, 127.0.0.1:9501, {addres: 1}, {address: x:80, weight: 70000}]\n    connect: { attempts: 0, timeout: off, hedge: 0, source: client }\n",
+fn a_file_becomes_values() {
+    let config = config(GOOD);
+    let listener = &config.listeners["web"];
+    assert_eq!(listener.bind, [tcp("0.0.0.0:9501")]);
+    assert_eq!(listener.pool, "app");
+    let pool = &config.pools["app"];
+    assert_eq!(pool.strategy.name, "source_hash");
+    assert_eq!(pool.strategy.options.get(&option("source_hash", "prefix_v4")), 24);
+    assert_eq!(pool.strategy.options.get(&option("source_hash", "prefix_v6")), 64);
+    let names: Vec<&str> = pool.backends.iter().map(|backend| backend.name.as_str()).collect();
+    assert_eq!(names, ["10.0.0.11:9501", "app-2", "unix:/run/app.sock"]);
+    assert_eq!(pool.backends[1].address, tcp("10.0.0.1:9501"));
+    assert_eq!(pool.backends[1].weight, 3);
+    assert_eq!(pool.backends[1].max_connections.map(|max| max.get()), Some(500));
+    assert_eq!(pool.backends[2].address, Address::Unix("/run/app.sock".into()));
+}
+
+#[test]
+fn absent_keys_have_the_defaults_of_the_contract() {
+    let config = config(
+        "listeners: { web: { bind: 127.0.0.1:0, pool: app } }\n\
+         pools: { app: { backends: [10.0.0.1:9501] } }\n",
+    );
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    assert_eq!(config.runtime.threads, None);
+    assert_eq!(config.runtime.shutdown_grace, seconds(30));
+    assert_eq!(config.runtime.max_connections, None);
+    let listener = &config.listeners["web"];
+    assert_eq!(listener.timeouts.idle, seconds(3600));
+    assert_eq!(listener.timeouts.half_closed, seconds(60));
+    assert_eq!(listener.timeouts.max_duration, None);
+    assert!(listener.tcp.nodelay);
+    assert_eq!(listener.tcp.keepalive, seconds(60));
+    assert_eq!(listener.tcp.user_timeout, seconds(60));
+    assert_eq!(listener.tcp.backlog, 4096);
+    assert_eq!(listener.over_limit, model::OverLimit::Wait);
+    let pool = &config.pools["app"];
+    assert_eq!(pool.strategy.name, "round_robin");
+    assert_eq!(pool.connect, model::Connect::default());
+    assert_eq!(pool.connect.timeout, Duration::from_secs(1));
+    assert_eq!(pool.connect.hedge, Some(Duration::from_millis(250)));
+    assert_eq!(pool.connect.source, Vec::<IpAddr>::new());
+    assert_eq!(pool.backends[0].weight, 1);
+}
+
+#[test]
+fn ranges_and_lists_are_expanded() {
+    let text = GOOD.replace("0.0.0.0:9501", "[\"0.0.0.0:1-3\", \"[::]:9\"]");
+    let bind = config(&text).listeners["web"].bind.clone();
+    assert_eq!(bind, [tcp("0.0.0.0:1"), tcp("0.0.0.0:2"), tcp("0.0.0.0:3"), tcp("[::]:9")]);
+}
+
+#[test]
+fn defaults_lie_under_every_listener_and_pool() {
+    let text = format!(
+        "defaults:\n  listener: {{ tcp: {{ nodelay: off, backlog: 5 }}, over_limit: close }}\n  \
+         pool: {{ strategy: {{ random: {{}} }}, connect: {{ source: 10.0.0.2 }} }}\n{GOOD}    \
+         connect: {{ attempts: 7 }}\n"
+    )
+    .replace("pool: app", "pool: app\n    tcp: { backlog: 6 }");
+    let config = config(&text);
+    let listener = &config.listeners["web"];
+    assert_eq!((listener.tcp.nodelay, listener.tcp.backlog), (false, 6));
+    assert_eq!(listener.over_limit, model::OverLimit::Close);
+    let pool = &config.pools["app"];
+    assert_eq!(pool.strategy.name, "source_hash", "a choice is replaced, not merged");
+    assert_eq!(pool.connect.attempts, 7);
+    assert_eq!(pool.connect.source.len(), 1);
+}
+
+#[test]
+fn a_variable_never_becomes_more_than_text() {
+    let env = |name: &str| (name == "POOL").then(|| "[app]".to_owned());
+    let text = GOOD.replace("pool: app", "pool: ${POOL}");
+    let problems = load(&text, &env, &registry()).unwrap_err();
+    assert!(problems.iter().any(|problem| problem.message.contains("found \"[app]\"")));
+}
+
+#[test]
+fn bytes_that_are_no_text_are_refused_at_their_place() {
+    let load = |bytes: &[u8]| load_bytes(bytes, &env, &registry()).map_err(|p| p[0].to_string());
+    assert_eq!(
+        load(b"a: b\nc: \xff"),
+        Err("2:4: the byte 0xff is no UTF-8; save the file as UTF-8".to_owned())
+    );
+    assert_eq!(
+        load(b"\xef\xbb\xbfa: \0"),
+        Err("1:4: a NUL character; the file is no text".to_owned())
+    );
+    assert_eq!(load(b"\xff\xfea\0"), Err("1:1: the file is UTF-16; save it as UTF-8".to_owned()));
+    let large = vec![b'#'; MAX_BYTES + 1];
+    assert_eq!(
+        load(&large),
+        Err("1:1: the file has 16777217 bytes; more than 16 MiB are refused".to_owned())
+    );
+    assert!(load_bytes(format!("\u{feff}{GOOD}").as_bytes(), &env, &registry()).is_ok());
+    assert!(load_bytes(GOOD.replace('\n', "\r\n").as_bytes(), &env, &registry()).is_ok());
+}
+
+#[test]
+fn the_order_of_the_file_is_kept() {
+    let text = "\
+listeners: { z: { bind: 127.0.0.1:1, pool: y }, a: { bind: 127.0.0.1:2, pool: b } }
+pools: { y: { backends: [10.0.0.1:1] }, b: { backends: [10.0.0.1:1] } }
+";
+    let config = config(text);
+    assert_eq!(config.listeners.keys().collect::<Vec<_>>(), ["z", "a"]);
+    assert_eq!(config.pools.keys().collect::<Vec<_>>(), ["y", "b"]);
+}
+
+#[test]
+fn a_configuration_needs_no_file() {
+    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let (listen, backends) = (texts(&["127.0.0.1:9501"]), texts(&["10.0.0.1:1", "10.0.0.2:1"]));
+    let config = one_shot(&listen, &backends, Some("random"), &registry()).unwrap();
+    assert_eq!(config.listeners["main"].bind, [tcp("127.0.0.1:9501")]);
+    assert_eq!(config.listeners["main"].pool, "main");
+    assert_eq!(config.pools["main"].backends.len(), 2);
+    assert_eq!(config.pools["main"].strategy.name, "random");
+    assert!(one_shot(&listen, &backends, None, &registry()).is_ok());
+
+    let wrong = one_shot(&texts(&["9501"]), &texts(&["10.0.0.1"]), Some("rnd"), &registry());
+    let wrong: Vec<String> = wrong.unwrap_err().iter().map(ToString::to_string).collect();
+    assert_eq!(wrong.len(), 3, "{wrong:#?}");
+    for (option, hint) in [
+        ("--listen: ", "did you mean \"0.0.0.0:9501\"?"),
+        ("--backend: ", "the port is missing"),
+        ("--strategy: ", "unknown strategy \"rnd\""),
     ] {
-        println!("---\n{bad}");
-        for p in problems(bad) {
-            println!("{p}");
-        }
+        let found = wrong.iter().find(|problem| problem.starts_with(option));
+        assert!(found.is_some_and(|problem| problem.contains(hint)), "{option} {wrong:#?}");
     }
+    let twice = texts(&["127.0.0.1:1", "127.0.0.1:1"]);
+    let loops = one_shot(&twice, &texts(&["127.0.0.1:1"]), None, &registry()).unwrap_err();
+    assert_eq!(loops.len(), 2, "each is said once: {loops:#?}");
+    assert!(loops.iter().all(|problem| !problem.to_string().contains("line")));
+    let none = one_shot(&[], &[], None, &registry()).unwrap_err();
+    assert_eq!(none.len(), 2, "{none:#?}");
+}
+
+#[test]
+fn a_strategy_that_was_registered_can_be_configured() {
+    let text = GOOD.replace("{ source_hash: { prefix_v4: 24 } }", "mine");
+    assert!(problem(&text).contains("unknown strategy \"mine\""));
+    let mut registry = registry();
+    let first = registry.entries()[0];
+    registry.register(Row { name: "mine", ..first });
+    let config = load(&text, &env, &registry).unwrap();
+    assert_eq!(config.pools["app"].strategy.name, "mine");
+}
+
+#[test]
+fn an_option_is_checked_by_its_strategy() {
+    let problem = problem(&GOOD.replace("prefix_v4: 24", "table_size: 65536"));
+    assert!(
+        problem.starts_with("7:44: pools.app.strategy.source_hash.table_size: expected a prime"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn ten_thousand_backends_are_loaded() {
+    let mut text =
+        "listeners: { web: { bind: 127.0.0.1:0, pool: app } }\npools:\n  app:\n    backends:\n"
+            .to_owned();
+    for index in 0..10_000 {
+        let (high, low) = (index / 250, index % 250);
+        text += &format!(
+            "      - {{ address: 10.0.{high}.{low}:9501, name: app-{index}, weight: 3 }}\n"
+        );
+    }
+    assert_eq!(config(&text).pools["app"].backends.len(), 10_000);
+}
+
+#[test]
+fn what_many_inherit_is_looked_at_in_linear_time() {
+    let keys = |count: usize| (0..count).map(|n| format!("k{n}: 1, ")).collect::<String>();
+    let many = 20_000;
+    let text = format!(
+        "defaults: {{ pool: {{ {0} }}, listener: {{ pool: nowhere }} }}\n\
+         listeners:\n  a: {{ {0} bind: [{1}] }}\n{2}pools: {{ a: {{ {0} }} }}\n",
+        keys(many),
+        (0..many).map(|n| format!("127.0.0.1:{}, ", n + 1)).collect::<String>(),
+        (0..many).map(|n| format!("  l{n}: {{}}\n")).collect::<String>(),
+    );
+    let problems = problems(&text);
+    assert_eq!(problems.len(), problem::MAX_PROBLEMS + 1);
 }

@@ -30,11 +30,13 @@ pub(super) enum Kind<'a> {
     Broken,
 }
 
-/// A key of a map and its value. Keys of one map differ.
+/// A key of a map and its value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Entry<'a> {
     pub(super) key: Cow<'a, str>,
     pub(super) key_pos: Pos,
+    /// The map has the key already; what is wrong in this value is still told.
+    pub(super) is_double: bool,
     pub(super) value: Node<'a>,
 }
 

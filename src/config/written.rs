@@ -279,6 +279,44 @@ impl<'de, T: Text> Visitor<'de> for ManyVisitor<T> {
     }
 }
 
+/// A list of values with a form: `#[serde(with = "ListOf::<Name>")]` on a `Vec<String>`.
+pub struct ListOf<W>(PhantomData<W>);
+
+impl<W: Written> ListOf<W> {
+    /// Writes the values.
+    ///
+    /// # Errors
+    ///
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(values: &[W::Value], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(values.iter().map(Borrowed::<W>))
+    }
+
+    /// Reads the values.
+    ///
+    /// # Errors
+    ///
+    /// Those of the deserializer, and a value that is not of this form.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<W::Value>, D::Error> {
+        let values = Vec::<Carried<W>>::deserialize(d)?;
+        Ok(values.into_iter().map(|carried| carried.0).collect())
+    }
+}
+
+impl<W: Written> JsonSchema for ListOf<W> {
+    fn schema_name() -> Cow<'static, str> {
+        "ListOf".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "array", "items": W::schema(generator) })
+    }
+}
+
 /// Addresses to listen on, one or a list, ranges expanded: on a `Vec<Address>`.
 pub struct Binds;
 

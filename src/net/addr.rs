@@ -184,6 +184,14 @@ fn split_port(text: &str) -> Option<(&str, &str)> {
 }
 
 fn without_port(text: &str, wanted: Use) -> String {
+    if text.contains("://") {
+        return NO_SCHEME.to_owned();
+    }
+    if let Some((host, port)) = text.rsplit_once(':')
+        && host.parse::<Ipv6Addr>().is_ok()
+    {
+        return format!("an IPv6 address stands in brackets: \"[{host}]:{port}\"");
+    }
     let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     if let Ok(ip) = inner.parse::<IpAddr>() {
         let example = Host(ip, 0).at(9501);
@@ -191,11 +199,6 @@ fn without_port(text: &str, wanted: Use) -> String {
     }
     if wanted == Use::Listen && text.parse::<u16>().is_ok() {
         return format!("did you mean \"0.0.0.0:{text}\"?");
-    }
-    if let Some((host, port)) = text.rsplit_once(':')
-        && host.parse::<Ipv6Addr>().is_ok()
-    {
-        return format!("an IPv6 address stands in brackets: \"[{host}]:{port}\"");
     }
     if text.starts_with('/') {
         return format!("did you mean \"unix:{text}\"?");
@@ -206,6 +209,7 @@ fn without_port(text: &str, wanted: Use) -> String {
     String::new()
 }
 
+const NO_SCHEME: &str = "without a scheme: what is forwarded is bytes";
 const NO_NAMES: &str =
     "names are not supported yet; write an IP address and a port, such as 10.0.0.11:9501";
 
@@ -226,7 +230,7 @@ fn parse_host(host: &str, port: &str, wanted: Use) -> Result<Host, String> {
     Err(match (host, wanted) {
         ("" | "*", Use::Listen) => format!("did you mean \"0.0.0.0:{port}\"?"),
         ("localhost", _) | ("", Use::Connect) => format!("did you mean \"127.0.0.1:{port}\"?"),
-        _ if host.contains("//") => "without a scheme: tidegate forwards bytes".to_owned(),
+        _ if host.contains("//") => NO_SCHEME.to_owned(),
         _ if host.chars().all(|c| c.is_ascii_digit() || c == '.') => {
             "an IPv4 address is four numbers from 0 to 255 without leading zeros".to_owned()
         }

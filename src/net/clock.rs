@@ -13,6 +13,9 @@ use tokio::time::Instant;
 /// Milliseconds since the process started.
 pub type Tick = u64;
 
+/// How far [`Clock`] may be behind, at the slowest kernel tick (100 Hz).
+const GRAIN: Tick = 10;
+
 /// The coarse monotonic clock: a few nanoseconds to read, a few milliseconds exact.
 ///
 /// `CLOCK_MONOTONIC_COARSE`, which the kernel advances with its own tick; never a system call where
@@ -44,7 +47,8 @@ impl Clock {
 
 fn coarse_ms() -> u64 {
     let now = clock_gettime(ClockId::MonotonicCoarse);
-    u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec / 1_000_000).unwrap_or(0)
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1000
+        + u64::try_from(now.tv_nsec / 1_000_000).unwrap_or(0)
 }
 
 /// A duration in ticks, at least one.
@@ -92,7 +96,10 @@ impl Deadlines {
                 None => self.earlier.notified().await,
                 Some(at) => tokio::select! {
                     () = self.earlier.notified() => {}
-                    () = tokio::time::sleep_until(clock.instant(at)) => self.wake_due(clock.now().max(at)),
+                    // Whoever is woken looks at the coarse clock, which must not be short of `at`.
+                    () = tokio::time::sleep_until(clock.instant(at + GRAIN)) => {
+                        self.wake_due(clock.now().max(at));
+                    }
                 },
             }
         }

@@ -54,10 +54,9 @@ pub struct Bound {
 /// would let two of one user share it, so that is looked for first.
 pub fn bind_all(address: &Address, shards: usize, options: &ListenOptions) -> io::Result<Bound> {
     match address {
-        Address::Unix(path) => Ok(Bound {
-            address: address.clone(),
-            sockets: vec![bind_unix(path, options)?],
-        }),
+        Address::Unix(path) => {
+            Ok(Bound { address: address.clone(), sockets: vec![bind_unix(path, options)?] })
+        }
         Address::Tcp(wanted) => {
             let first = bind_tcp(*wanted, true, options)?;
             let bound = local_address(&first)?;

@@ -34,16 +34,14 @@ impl Pipe {
     }
 
     /// Whether it holds no bytes.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.held == 0
     }
 
     /// Moves bytes in. More than the nominal capacity may fit: pages count, not bytes.
     pub(super) fn fill_from(&mut self, from: impl AsFd) -> io::Result<usize> {
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-        let moved =
-            retry(|| Ok(splice(&from, None, &self.write, None, WANTED_BYTES, flags)?))?;
+        let moved = retry(|| Ok(splice(&from, None, &self.write, None, WANTED_BYTES, flags)?))?;
         self.held += moved;
         Ok(moved)
     }
@@ -103,10 +101,9 @@ impl Lent {
         self.pipe.as_mut()
     }
 
-    /// Whether it holds no bytes.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.pipe.as_ref().is_none_or(Pipe::is_empty)
+    /// Bytes it holds.
+    pub(super) fn held(&self) -> usize {
+        self.pipe.as_ref().map_or(0, |pipe| pipe.held)
     }
 }
 

@@ -213,6 +213,11 @@ impl Stream {
 
     /// Closes with a reset instead of a FIN. What the kernel has not sent yet is lost.
     pub fn reset(self) {
+        self.reset_when_closed();
+    }
+
+    /// Makes closing say reset instead of FIN.
+    pub(super) fn reset_when_closed(&self) {
         if let Ok(fd) = self.fd() {
             // It fails on a unix socket only, which knows no reset.
             let _ = sockopt::set_socket_linger(fd, Some(Duration::ZERO));

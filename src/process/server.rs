@@ -89,10 +89,11 @@ impl Server {
         let descriptors = raise_descriptors();
         let wanted = config.runtime.max_connections;
         let addresses: usize = snapshot.listeners.iter().map(|listener| listener.bind.len()).sum();
-        let shares = share(descriptors, addresses * threads, threads, wanted).map_err(|possible| {
-            let wanted = wanted.map_or(1, Into::into);
-            StartError::Descriptors { wanted, available: descriptors, possible }
-        })?;
+        let shares =
+            share(descriptors, addresses * threads, threads, wanted).map_err(|possible| {
+                let wanted = wanted.map_or(1, Into::into);
+                StartError::Descriptors { wanted, available: descriptors, possible }
+            })?;
         let bound = bind(&snapshot.listeners, threads)?;
         let (fleet, inboxes) = Fleet::new(threads);
         let shared = Arc::new(Shared {

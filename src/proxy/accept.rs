@@ -80,11 +80,7 @@ impl Door {
     }
 
     /// Waits for connections and accepts a bounded number of them.
-    async fn accept_batch(
-        &self,
-        worker: &Rc<Worker>,
-        pressed: &mut Pressed,
-    ) -> Result<(), Broken> {
+    async fn accept_batch(&self, worker: &Rc<Worker>, pressed: &mut Pressed) -> Result<(), Broken> {
         let listener = &self.listener;
         if listener.over_limit == OverLimit::Wait {
             listener.slots.until_free().await;
@@ -180,5 +176,5 @@ fn place(worker: &Rc<Worker>, accepted: Accepted, listener: &Arc<Listener>, slot
 
 /// Starts a task that serves the connection on this thread.
 pub(super) fn serve_here(worker: &Rc<Worker>, arrival: Arrival) {
-    tokio::task::spawn_local(serve(Rc::clone(worker), arrival));
+    tokio::task::spawn_local(serve(worker, arrival));
 }

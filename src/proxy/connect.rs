@@ -7,6 +7,7 @@
 //! first to connect wins, and the others are reset.
 
 use std::future::poll_fn;
+use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -22,6 +23,9 @@ use crate::net::dial::{ConnectError, Dial};
 use crate::net::stream::Stream;
 use crate::state::{Backend, Lease, Pool};
 
+/// Most bytes of a client that are read before it has a backend, but for one read.
+const READ_AHEAD_BYTES: usize = 16 * 1024;
+
 /// A connected backend.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -31,26 +35,27 @@ pub(super) struct Link {
     pub(super) unread: Vec<u8>,
 }
 
+/// A client and the backend it was connected to; or the client, and why there is none.
+pub(super) type Connected = Result<(Stream, Link), (Stream, Ending)>;
+
 /// Connects `client` to a backend of `pool`, and hands it back in either case.
 ///
 /// Dropping the future resets the attempts under way and frees their slots.
 pub(super) async fn connect(
     worker: &Worker,
-    pool: &Arc<Pool>,
+    pool: &Pool,
     connection: &Connection,
-    client: Stream,
-) -> Result<(Link, Stream), (Ending, Stream)> {
+    mut client: Stream,
+) -> Connected {
     let mut race = Race::new(worker, pool, connection);
-    match race.start(&client) {
-        Ok(Some(link)) => return Ok((link, client)),
-        Ok(None) => {}
-        Err(ending) => return Err((ending, client)),
-    }
-    // Only who has to wait pays for the room that waiting takes.
-    let mut race = Box::new(race);
-    match poll_fn(|cx| race.poll(cx)).await {
-        Ok(link) => Ok((link, client)),
-        Err(ending) => Err((ending, client)),
+    let connected = match race.start(&client) {
+        Ok(Some(link)) => Ok(link),
+        Ok(None) => poll_fn(|cx| race.poll(&mut client, cx)).await,
+        Err(ending) => Err(ending),
+    };
+    match connected {
+        Ok(link) => Ok((client, link)),
+        Err(ending) => Err((client, ending)),
     }
 }
 
@@ -75,6 +80,8 @@ struct Race<'a> {
     exhausted: Option<Ending>,
     /// What the client sent meanwhile.
     unread: Vec<u8>,
+    /// The client has sent its FIN. It may still wait for an answer.
+    client_has_ended: bool,
     ends_at: Tick,
     hedge_at: Option<Tick>,
     deadline: Option<Deadline>,
@@ -91,6 +98,7 @@ impl<'a> Race<'a> {
             made: 0,
             exhausted: None,
             unread: Vec::new(),
+            client_has_ended: false,
             ends_at: connection.start + pool.connect.deadline,
             hedge_at: None,
             deadline: None,
@@ -103,17 +111,20 @@ impl<'a> Race<'a> {
         let attempt = self.next_attempt()?;
         let mut first_bytes = None;
         self.worker.engine.with_scratch(|scratch| {
-            let Ok(bytes) = client.try_read(scratch) else { return };
-            if bytes == 0 {
-                return;
-            }
+            let bytes = match client.try_read(scratch) {
+                Ok(0) => return Ok(()),
+                Ok(bytes) => bytes,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(_) => return Err(Ending::ClientReset),
+            };
             self.connection.meter.add_in(bytes);
             let address = &attempt.lease.backend().address;
             let written = attempt.dial.try_first_write(&scratch[..bytes], address);
             let taken = written.ok().flatten().unwrap_or(0);
             self.unread = scratch[taken..bytes].to_vec();
             first_bytes = Some(written);
-        });
+            Ok(())
+        })?;
         match first_bytes {
             Some(Ok(Some(_))) => match self.finish(attempt) {
                 Ok(link) => Ok(Some(link)),
@@ -206,11 +217,12 @@ impl<'a> Race<'a> {
     }
 
     /// Advances all attempts, starts another one when it is time, and sees to being asked again.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Link, Ending>> {
+    fn poll(&mut self, client: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<Link, Ending>> {
         loop {
             if self.connection.meter.poll_stopped(cx).is_ready() {
                 return Poll::Ready(Err(self.connection.told()));
             }
+            self.poll_client(client, cx)?;
             let now = self.worker.engine.clock.now();
             if let Some(link) = self.poll_attempts(now, cx) {
                 return Poll::Ready(Ok(link));
@@ -232,6 +244,26 @@ impl<'a> Race<'a> {
             self.set_deadline(cx);
             return Poll::Pending;
         }
+    }
+
+    /// Reads ahead what the client sends, within bounds, and so learns if it is gone.
+    fn poll_client(&mut self, client: &mut Stream, cx: &mut Context<'_>) -> Result<(), Ending> {
+        while self.unread.len() < READ_AHEAD_BYTES && !self.client_has_ended {
+            let read = self.worker.engine.with_scratch(|scratch| {
+                let read = client.poll_read(cx, &mut scratch[..READ_AHEAD_BYTES]);
+                if let Poll::Ready(Ok(bytes)) = read {
+                    self.unread.extend_from_slice(&scratch[..bytes]);
+                }
+                read
+            });
+            match read {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => self.client_has_ended = true,
+                Poll::Ready(Ok(bytes)) => self.connection.meter.add_in(bytes),
+                Poll::Ready(Err(_)) => return Err(Ending::ClientReset),
+            }
+        }
+        Ok(())
     }
 
     /// The first attempt that has connected; those that failed or expired are taken out.

@@ -228,8 +228,7 @@ impl Deref for Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let cut_off =
-            if std::thread::panicking() { Ending::LocalError } else { Ending::Shutdown };
+        let cut_off = if std::thread::panicking() { Ending::LocalError } else { Ending::Shutdown };
         self.connection.record(&self.worker, self.ending.get().unwrap_or(cut_off));
         let mut connections = self.worker.connections.borrow_mut();
         connections.remove(self.key);
@@ -257,7 +256,8 @@ pub fn start(
     let (started, when_started) = std::sync::mpsc::sync_channel(1);
     ThreadBuilder::new().name(format!("worker-{index}")).spawn(move || {
         let _alive = alive;
-        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        let runtime =
+            Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
         match runtime {
             Ok(runtime) => {
                 let _ = started.send(Ok(()));

@@ -41,7 +41,8 @@ impl RetryBudget {
     pub fn try_retry(&self, now_ms: u64) -> bool {
         let second = now_ms / 1000;
         let allowed = sum(&self.connections, second) * self.percent / 100;
-        let is_allowed = count(&self.retries, second) < FLOOR || sum(&self.retries, second) < allowed;
+        let is_allowed =
+            count(&self.retries, second) < FLOOR || sum(&self.retries, second) < allowed;
         if is_allowed {
             add(&self.retries, second);
         }

@@ -197,7 +197,8 @@ mod tests {
     fn source_addresses_are_used_in_turn_and_all_of_them_for_one_connection() {
         let pool = pool(&["127.0.0.2", "::1", "127.0.0.3"]);
         let to = Address::Tcp("127.0.0.1:1".parse().unwrap());
-        let ips = |pool: &Pool| pool.sources(&to).map(|s| s.unwrap().to_string()).collect::<Vec<_>>();
+        let ips =
+            |pool: &Pool| pool.sources(&to).map(|s| s.unwrap().to_string()).collect::<Vec<_>>();
         assert_eq!(ips(&pool), ["127.0.0.2", "127.0.0.3"]);
         assert_eq!(ips(&pool), ["127.0.0.3", "127.0.0.2"]);
     }

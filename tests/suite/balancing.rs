@@ -47,6 +47,15 @@ fn sequence(proxy: &Proxy, count: usize) -> String {
     (0..count).map(|_| who(&proxy.client())).collect()
 }
 
+/// Opens connections, each when the one before has its backend; they stay open.
+fn one_after_the_other(proxy: &Proxy, count: usize) -> (String, Vec<Peer>) {
+    let open = |_| {
+        let client = proxy.client();
+        (who(&client), client)
+    };
+    (0..count).map(open).unzip()
+}
+
 fn tally(names: &str) -> BTreeMap<char, usize> {
     let mut count = BTreeMap::new();
     names.chars().for_each(|name| *count.entry(name).or_default() += 1);
@@ -157,8 +166,7 @@ fn first_available_fills_in_order() {
     let backends = named();
     let limits = ["max_connections: 2", "max_connections: 1", "max_connections: 5"];
     let proxy = pool_with(&backends, &limits, "first_available").start();
-    let mut clients: Vec<_> = (0..5).map(|_| proxy.client()).collect();
-    let order: String = clients.iter().map(who).collect();
+    let (order, mut clients) = one_after_the_other(&proxy, 5);
     assert_eq!(order, "aabcc");
     drop(clients.remove(1));
     eventually(Duration::from_secs(2), "its place is free", || backends[0].open() == 1);
@@ -184,15 +192,13 @@ fn hot_standby_turns_to_the_next_when_the_first_refuses() {
 fn least_connections_evens_out_long_ones() {
     let backends = named();
     let proxy = pool(&backends, "least_connections").start();
-    let clients: Vec<_> = (0..9).map(|_| proxy.client()).collect();
-    let mut clients: Vec<_> = clients.into_iter().map(|client| (who(&client), client)).collect();
-    let names: String = clients.iter().map(|(name, _)| name.as_str()).collect();
+    let (names, clients) = one_after_the_other(&proxy, 9);
     assert_eq!(tally(&names).into_values().collect::<Vec<_>>(), [3, 3, 3], "{names}");
-    clients.retain(|(name, _)| name != "b");
+    let mut clients: Vec<_> = names.chars().zip(clients).collect();
+    clients.retain(|(name, _)| *name != 'b');
     eventually(Duration::from_secs(2), "b is empty", || backends[1].open() == 0);
     eventually(Duration::from_secs(2), "and known to be", || proxy.ended().len() == 3);
-    let next: Vec<_> = (0..3).map(|_| proxy.client()).collect();
-    assert_eq!(next.iter().map(who).collect::<String>(), "bbb");
+    assert_eq!(one_after_the_other(&proxy, 3).0, "bbb");
 }
 
 #[test]
@@ -200,13 +206,7 @@ fn least_connections_weighs_the_number() {
     let backends = ["a", "b"].map(TestBackend::named);
     let weights = ["weight: 2", "weight: 1"];
     let proxy = pool_with(&backends, &weights, "least_connections").start();
-    let clients: Vec<_> = (0..12)
-        .map(|_| {
-            let client = proxy.client();
-            (who(&client), client)
-        })
-        .collect();
-    let names: String = clients.iter().map(|(name, _)| name.as_str()).collect();
+    let (names, _clients) = one_after_the_other(&proxy, 12);
     assert_eq!(tally(&names), BTreeMap::from([('a', 8), ('b', 4)]), "{names}");
 }
 
@@ -214,8 +214,7 @@ fn least_connections_weighs_the_number() {
 fn power_of_two_avoids_a_loaded_backend() {
     let backends = ["a", "b"].map(TestBackend::named);
     let proxy = pool(&backends, "power_of_two").start();
-    let clients: Vec<_> = (0..40).map(|_| proxy.client()).collect();
-    let names: String = clients.iter().map(who).collect();
+    let (names, _clients) = one_after_the_other(&proxy, 40);
     let tally = tally(&names);
     assert!(tally[&'a'].abs_diff(tally[&'b']) <= 4, "{tally:?}");
 }
@@ -250,7 +249,7 @@ fn listeners_lead_to_their_own_pools() {
     let text = format!(
         "listeners:\n  \
            left: {{bind: \"127.0.0.1:0\", pool: l}}\n  \
-           right: {{bind: \"127.0.0.1:0\", routes: [{{pool: r}}]}}\n\
+           right: {{bind: \"127.0.0.1:0\", pool: r}}\n\
          pools:\n  l: {{backends: [\"{}\"]}}\n  r: {{backends: [\"{}\"]}}\n",
         backends[0].address(),
         backends[1].address()

@@ -71,7 +71,7 @@ fn an_unknown_key_is_shown_at_the_key_with_the_nearest_name() {
         "14:15: pools.app.connect.timout",
         &["timeout"],
     );
-    expect_problem("weight: 3", "wieght: 3", "13:34: pools.app.backends[1].wieght", &["weight"]);
+    expect_problem("weight: 3", "wieght: 3", "13:35: pools.app.backends[1].wieght", &["weight"]);
     expect_problem("runtime:", "run_time:", "1:1: run_time", &["runtime"]);
 }
 
@@ -128,7 +128,7 @@ fn a_pool_without_backends_is_refused() {
     let empty = format!("{}    backends: []\n{}", &FILE[..start], &FILE[end..]);
     expect_problem_in(&empty, "11:15: pools.app.backends", &[]);
     let none = format!("{}{}", &FILE[..start], &FILE[end..]);
-    expect_problem_in(&none, "9:3: pools.app", &["backends"]);
+    expect_problem_in(&none, "10:5: pools.app.backends", &["missing"]);
 }
 
 #[test]
@@ -174,8 +174,8 @@ fn values_of_the_wrong_kind_are_shown_with_what_was_expected() {
     expect_problem("timeout: 1s", "timeout: off", "14:24: pools.app.connect.timeout", &["off"]);
     expect_problem("127.0.0.1:9511", "127.0.0.1", "5:11: listeners.web.bind", &["127.0.0.1"]);
     expect_problem("127.0.0.1:9511", "127.0.0.1:99999", "5:11: listeners.web.bind", &["99999"]);
-    expect_problem("weight: 3", "weight: 4294967296", "13:42: pools.app.backends[1].weight", &[]);
-    expect_problem("weight: 3", "weight: -1", "13:42: pools.app.backends[1].weight", &["-1"]);
+    expect_problem("weight: 3", "weight: 4294967296", "13:43: pools.app.backends[1].weight", &[]);
+    expect_problem("weight: 3", "weight: -1", "13:43: pools.app.backends[1].weight", &["-1"]);
     expect_problem("pool: app", "pool: [app]", "6:11: listeners.web.pool", &[]);
 }
 
@@ -248,7 +248,7 @@ fn all_problems_of_a_file_come_at_once() {
     let outcome = check(text);
     assert_eq!(outcome.code, 2, "{outcome:?}");
     let lines: Vec<_> = outcome.stderr.lines().collect();
-    for place in ["2:3: ", "6:11: ", "10:15: ", "13:42: ", "14:24: "] {
+    for place in ["2:3: ", "6:11: ", "10:15: ", "13:43: ", "14:24: "] {
         let found = lines.iter().any(|line| line.starts_with(&format!("FILE:{place}")));
         assert!(found, "nothing at {place}:\n{}", outcome.stderr);
     }

@@ -6,7 +6,8 @@ use rustix::process::Signal;
 
 use crate::support::peer::Options;
 use crate::support::{
-    End, PATIENCE, Peer, Proxy, SLACK, Setup, TestBackend, eventually, ms, skipped, throughout,
+    End, PATIENCE, Pattern, Peer, Proxy, SLACK, Setup, TestBackend, at_once, eventually, ms,
+    skipped, throughout,
 };
 
 /// Whether the listener takes a new connection and answers on it.
@@ -64,7 +65,6 @@ fn after_the_grace_connections_are_ended_by_fin() {
 
 #[test]
 fn what_was_read_before_the_grace_ended_is_delivered() {
-    use crate::support::Pattern;
     let backend = TestBackend::manual();
     let mut proxy = Setup::to([backend.address()]).runtime("shutdown_grace: 200ms").start();
     let options = Options { receive_buffer: Some(4096), ..Options::default() };
@@ -76,6 +76,36 @@ fn what_was_read_before_the_grace_ended_is_delivered() {
     server.expect_end(End::Fin);
     assert_eq!(Pattern::new(1).receive_all(&client), (60_000, End::Fin));
     assert_eq!(proxy.expect_exit(PATIENCE).code(), Some(0));
+}
+
+/// A client that reads nothing, and a backend that has sent it more than fits on the way.
+fn stuck(proxy: &Proxy, backend: &TestBackend) -> (Peer, Peer) {
+    let client = proxy.client();
+    let server = backend.accept();
+    server.socket().set_write_timeout(Some(ms(200))).unwrap();
+    let _ = Pattern::new(1).try_send(&server, 0..64 << 20);
+    (client, server)
+}
+
+#[test]
+fn a_client_that_reads_nothing_does_not_hold_up_the_end() {
+    // Neither that of its connection nor that of the process: both at once, because five seconds
+    // are what an undelivered rest is given.
+    at_once(2, |scene| {
+        let backend = TestBackend::manual();
+        let setup = Setup::to([backend.address()]);
+        if scene == 0 {
+            let proxy = setup.listener("timeouts: {idle: 1s}").start();
+            let _peers = stuck(&proxy, &backend);
+            eventually(ms(7_000), "it is closed", || proxy.extra_sockets() == 0);
+            proxy.expect_ends(&["idle_timeout"]);
+        } else {
+            let mut proxy = setup.runtime("shutdown_grace: 200ms").start();
+            let _peers = stuck(&proxy, &backend);
+            proxy.signal(Signal::TERM);
+            assert_eq!(proxy.expect_exit(ms(7_000)).code(), Some(0));
+        }
+    });
 }
 
 #[test]
@@ -101,7 +131,7 @@ fn a_stop_does_not_wait_for_a_client_that_is_being_connected_for_ever() {
         .pool("connect: {timeout: 20s, deadline: 30s}")
         .start();
     let client = proxy.client();
-    eventually(SLACK, "it is dialled", || hole.dials_of(proxy.pid()) == 1);
+    eventually(PATIENCE, "it is dialled", || hole.dials_of(proxy.pid()) == 1);
     proxy.signal(Signal::TERM);
     let time = client.time_to_end(End::Reset);
     assert!(time < ms(500) + 2 * SLACK, "took {time:?}");

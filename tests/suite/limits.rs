@@ -111,8 +111,9 @@ fn the_limit_of_a_backend_is_never_exceeded_in_a_storm() {
     eventually(SLACK + ms(1_000), "all are over", || proxy.ended().len() == 64 * 30);
     let ends = proxy.ended();
     let count = |reason| ends.iter().filter(|end| end.reason == reason).count();
-    assert_eq!(count("queue_full"), 64 * 30 - served);
-    assert_eq!(count("backend_closed"), served);
+    assert_eq!(count("queue_full"), 64 * 30 - served, "{:?}", proxy.reasons());
+    // The answer is the last byte: which of the two ends first after it is a race.
+    assert_eq!(count("backend_closed") + count("client_closed"), served);
 }
 
 /// Sends a byte and says whether one came back, rather than a reset.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::support::backend::drain;
 use crate::support::peer::Options;
 use crate::support::{End, Pattern, Peer, Proxy, SLACK, Setup, TestBackend, ms, pause};
 
@@ -60,7 +61,7 @@ fn one_way_traffic_is_not_idle() {
     let proxy = with(&backend, "idle: 1s");
     let (uploader, sink) = pair(&proxy, &backend);
     let (downloader, source) = pair(&proxy, &backend);
-    for _ in 0..8 {
+    for _ in 0..5 {
         pause(ms(300));
         uploader.send("up");
         sink.expect("up");
@@ -98,7 +99,7 @@ fn a_half_closed_connection_lives_while_bytes_move() {
     let proxy = with(&backend, "half_closed: 1s");
     let (client, server) = pair(&proxy, &backend);
     client.fin();
-    for _ in 0..6 {
+    for _ in 0..4 {
         pause(ms(400));
         server.send("more");
         client.expect("more");
@@ -195,4 +196,47 @@ fn many_connections_that_time_out_together_all_end() {
     assert!(start.elapsed() < SECOND + ms(100) + 2 * SLACK, "took {:?}", start.elapsed());
     drop(clients);
     proxy.expect_ends(&["idle_timeout"; 100]);
+}
+
+#[test]
+fn defaults_are_taken_where_a_listener_says_nothing() {
+    let backend = TestBackend::manual();
+    let text = format!(
+        "defaults: {{listener: {{timeouts: {{idle: 1s, half_closed: 30s}}}}}}\n\
+         listeners:\n  short: {{bind: \"127.0.0.1:0\", pool: app}}\n  \
+         long: {{bind: \"127.0.0.1:0\", pool: app, timeouts: {{idle: 30s}}}}\n\
+         pools:\n  app: {{backends: [\"{}\"]}}\n",
+        backend.address()
+    );
+    let proxy = Setup::yaml(text).listening(2).start();
+    let short = Peer::connect(proxy.addresses_of("short")[0]);
+    let _short_server = backend.accept();
+    let long = Peer::connect(proxy.addresses_of("long")[0]);
+    let long_server = backend.accept();
+    assert_a_second(short.time_to_end(End::Fin));
+    long.expect_silence(ms(300));
+    drop(long_server);
+}
+
+#[test]
+fn after_a_timeout_even_a_client_that_goes_on_sending_gets_its_answer() {
+    // Closing while input arrives makes the kernel send a reset, which destroys what is on its way.
+    let backend = TestBackend::scripted(|peer| {
+        Pattern::new(4).send(&peer, 60_000);
+        drain(&peer);
+    });
+    let proxy = with(&backend, "max_duration: 1s");
+    let options = Options { receive_buffer: Some(4096), ..Options::default() };
+    let client = Peer::connect_with(proxy.address(), options).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..200 {
+                // Nobody wants it any more at some time, which is no matter.
+                let _ = client.try_send([0; 1000]);
+                pause(ms(10));
+            }
+        });
+        pause(ms(1_200));
+        assert_eq!(Pattern::new(4).receive_all(&client), (60_000, End::Fin));
+    });
 }

@@ -34,6 +34,7 @@ fn what_cannot_be_reached_gets_a_hint() {
     for (text, hint) in [
         ("10.0.0.11", "the port is missing; write 10.0.0.11:9501 for port 9501"),
         ("::1", "the port is missing; write [::1]:9501 for port 9501"),
+        ("::1:9501", "an IPv6 address stands in brackets: \"[::1]:9501\""),
         ("[::1]", "the port is missing; write [::1]:9501 for port 9501"),
         ("10.0.0.11:", "the port is missing"),
         ("10.0.0.11:0", "nothing can be reached at port 0"),
@@ -44,7 +45,7 @@ fn what_cannot_be_reached_gets_a_hint() {
         ("app.internal:9501", NO_NAMES),
         ("app", NO_NAMES),
         ("localhost:80", "did you mean \"127.0.0.1:80\"?"),
-        ("http://10.0.0.1:80", "without a scheme: tidegate forwards bytes"),
+        ("http://10.0.0.1:80", NO_SCHEME),
         ("10.0.0.256:80", "an IPv4 address is four numbers from 0 to 255 without leading zeros"),
         ("[10.0.0.1]:80", "without brackets: 10.0.0.1:80"),
         ("[::g]:80", "what stands in brackets is no IPv6 address"),

@@ -1,6 +1,6 @@
 //! The relay between two real sockets; the peers are plain blocking sockets on threads.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::thread;
@@ -54,7 +54,7 @@ fn relayed_until(limits: Limits, told_after: Option<Duration>) -> Peers {
                 backend: Stream::new(near_backend, true),
                 unread: Vec::new(),
             };
-            let stop = relay(&engine, pair, &limits, &meter).await;
+            let stop = Relay::new(&engine, pair).run(&engine, &limits, &meter).await;
             (stop, meter.bytes_in(), meter.bytes_out())
         })
     });
@@ -167,7 +167,7 @@ trait IsUnsent {
 
 impl IsUnsent for socket2::SockRef<'_> {
     fn is_unsent(&self) -> bool {
-        super::super::sys::unsent(&**self).unwrap() > 0
+        crate::net::sys::unsent(&**self).unwrap() > 0
     }
 }
 

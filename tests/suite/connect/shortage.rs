@@ -14,9 +14,12 @@ fn without_descriptors_for_a_backend_the_client_is_told_at_once() {
     early.expect_echo("early");
     // One more descriptor is enough for a client and too little for its backend.
     proxy.leave_descriptors(1);
-    for _ in 0..3 {
+    let time = proxy.client().time_to_end(End::Reset);
+    assert!(time < ms(100) + SLACK, "took {time:?}");
+    for _ in 0..2 {
+        // These may find that accepting is paused, which ends within a second.
         let time = proxy.client().time_to_end(End::Reset);
-        assert!(time < ms(100) + SLACK, "took {time:?}");
+        assert!(time < ms(1_000) + SLACK, "took {time:?}");
     }
     early.expect_echo("not affected");
     proxy.expect_ends(&["local_error"; 3]);

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::support::procfs::{SYN_SENT, tcp_sockets};
 use crate::support::{
-    BlackHole, End, Proxy, SLACK, Setup, TestBackend, eventually, ms, pause, throughout,
+    BlackHole, End, PATIENCE, Proxy, SLACK, Setup, TestBackend, eventually, ms, pause, throughout,
 };
 
 /// A pool that tries its backends in the order given.
@@ -49,7 +50,7 @@ fn a_hedge_does_not_stop_the_first_attempt() {
     let proxy = in_order(&[&addresses[0], &addresses[1]], connect).start();
     let client = proxy.client();
     let pid = proxy.pid();
-    eventually(SLACK + ms(100), "both are tried", || {
+    eventually(PATIENCE, "both are tried", || {
         first.dials_of(pid) == 1 && second.dials_of(pid) == 1
     });
     // The kernel sends its SYN again after a second: the first attempt wins after all.
@@ -61,6 +62,7 @@ fn a_hedge_does_not_stop_the_first_attempt() {
     drop(server);
     client.expect_end(End::Fin);
     drop(client);
+    proxy.expect_ends(&["backend_closed"]);
     assert_eq!(proxy.ended()[0].backend.as_ref(), Some(&addresses[0]));
 }
 
@@ -72,17 +74,12 @@ fn a_hedge_that_comes_too_late_is_reset() {
     let proxy = in_order(&[&first.address(), &second.address()], connect).start();
     let client = proxy.client();
     let pid = proxy.pid();
-    eventually(SLACK, "both are tried", || first.dials_of(pid) + second.dials_of(pid) == 2);
+    eventually(PATIENCE, "both are tried", || first.dials_of(pid) + second.dials_of(pid) == 2);
     let (_first, _second) = (first.open(), second.open());
-    eventually(Duration::from_secs(3), "one of two is left", || {
-        first_dials_over(&proxy) && proxy.extra_sockets() == 2
-    });
+    // The client's own socket and the winner's.
+    eventually(Duration::from_secs(3), "one of two is left", || proxy.extra_sockets() == 2);
+    assert!(tcp_sockets(pid, Some(SYN_SENT)).is_empty());
     drop(client);
-}
-
-fn first_dials_over(proxy: &Proxy) -> bool {
-    use crate::support::procfs::{SYN_SENT, tcp_sockets};
-    tcp_sockets(proxy.pid()).iter().all(|socket| socket.state != SYN_SENT)
 }
 
 #[test]
@@ -131,7 +128,7 @@ fn a_client_that_resets_while_it_waits_takes_its_attempt_along() {
     let hole = BlackHole::new();
     let proxy = in_order(&[&hole.address()], "{timeout: 8s, deadline: 9s}").start();
     let client = proxy.client();
-    eventually(SLACK, "it is dialled", || hole.dials_of(proxy.pid()) == 1);
+    eventually(PATIENCE, "it is dialled", || hole.dials_of(proxy.pid()) == 1);
     client.reset();
     eventually(SLACK, "it is given up", || hole.dials_of(proxy.pid()) == 0);
     proxy.expect_ends(&["client_reset"]);
@@ -145,7 +142,7 @@ fn a_client_that_ends_while_it_waits_is_still_connected() {
     client.send("a question");
     client.fin();
     let pid = proxy.pid();
-    eventually(SLACK, "it is dialled", || hole.dials_of(pid) == 1);
+    eventually(PATIENCE, "it is dialled", || hole.dials_of(pid) == 1);
     throughout(ms(200), "the dial goes on", || hole.dials_of(pid) == 1);
     let server = hole.open().accept();
     assert_eq!(server.receive_all(), (b"a question".to_vec(), End::Fin));
@@ -158,16 +155,17 @@ fn a_client_that_ends_while_it_waits_is_still_connected() {
 #[test]
 fn waiting_for_a_backend_uses_no_processor() {
     let hole = BlackHole::new();
-    let proxy = in_order(&[&hole.address()], "{timeout: 3s, deadline: 5s}").start();
+    let proxy = in_order(&[&hole.address()], "{timeout: 1s, deadline: 1s}").start();
     let waiting: Vec<_> = (0..20).map(|_| proxy.client()).collect();
     // Bytes and an end that wait for a backend must not be polled for ever.
     for client in &waiting {
         client.send("impatient");
         client.fin();
     }
-    eventually(SLACK, "all are dialled", || hole.dials_of(proxy.pid()) == 20);
+    eventually(PATIENCE, "all are dialled", || hole.dials_of(proxy.pid()) == 20);
     pause(ms(20));
     let share = proxy.processor_share(ms(300));
     assert!(share < 0.05, "uses {share} of a core");
-    waiting.into_iter().for_each(crate::support::Peer::reset);
+    waiting.iter().for_each(|client| client.expect_end(End::Reset));
+    proxy.expect_ends(&["connect_failed"; 20]);
 }

@@ -10,7 +10,7 @@ use crate::support::{
 };
 
 const CLIENTS: usize = 200;
-const EACH: u64 = 4 << 20;
+const EACH: u64 = 2 << 20;
 /// DI-5 of the failure table: what a connection may take in the program itself.
 const MEMORY_EACH: u64 = 160 * 1024;
 
@@ -75,13 +75,13 @@ fn a_backend_that_reads_nothing_stops_its_client() {
 
 #[test]
 fn a_close_behind_a_slow_reader_is_not_cut_by_the_timeouts() {
-    let backend = TestBackend::scripted(|peer| Pattern::new(3).send(&peer, 3 << 20));
+    let backend = TestBackend::scripted(|peer| Pattern::new(3).send(&peer, 2 << 20));
     let proxy =
         Setup::to([backend.address()]).listener("timeouts: {idle: 1s, half_closed: 1s}").start();
     let options = Options { receive_buffer: Some(8 * 1024), ..Options::default() };
     let client = Peer::connect_with(proxy.address(), options).unwrap();
     let pace = Pace::per_second(1 << 20);
-    assert_eq!(Pattern::new(3).receive_from(&client, 0, pace), (3 << 20, End::Fin));
+    assert_eq!(Pattern::new(3).receive_from(&client, 0, pace), (2 << 20, End::Fin));
     drop(client);
     proxy.expect_ends(&["backend_closed"]);
 }
@@ -105,4 +105,27 @@ fn one_stuck_connection_does_not_hold_up_another_on_the_same_thread() {
     }
     drop((writer, stuck));
     assert!(!flood.join().unwrap(), "64 MB went somewhere");
+}
+
+#[test]
+fn a_reset_that_waits_for_its_reader_waits_quietly_and_not_for_ever() {
+    let backend = TestBackend::manual();
+    // What is undelivered keeps the program from reading on to the reset: the kernel's patience
+    // with the client's closed window ends it.
+    let proxy = Setup::to([backend.address()]).listener("tcp: {user_timeout: 1s}").start();
+    let options = Options { receive_buffer: Some(8 * 1024), ..Options::default() };
+    let client = Peer::connect_with(proxy.address(), options).unwrap();
+    let server = backend.accept();
+    let pattern = Pattern::new(5);
+    // As much as goes: the client reads nothing, so some of it stays in the program.
+    server.socket().set_write_timeout(Some(ms(200))).unwrap();
+    let _ = pattern.try_send(&server, 0..64 << 20);
+    server.reset();
+    if proxy.is_tidegate() {
+        pause(ms(100));
+        let share = proxy.processor_share(ms(300));
+        assert!(share < 0.05, "uses {share} of a core");
+        eventually(ms(5_000), "it is given up", || proxy.extra_sockets() == 0);
+    }
+    pattern.receive_all(&client);
 }

@@ -1,5 +1,6 @@
 //! DI-1 and RX-4: every byte, in order, both ways at once.
 
+use crate::support::setup::Scratch;
 use crate::support::{End, Exchange, Pattern, Proxy, Setup, TestBackend, at_once, ms, pause};
 
 const KIB: u64 = 1024;
@@ -91,4 +92,24 @@ fn without_descriptors_for_pipes_bulk_goes_on_by_copying() {
     let exchange = Exchange { seed: 3, up: 8 * MIB, down: 24 * MIB };
     exchange.run_as_client(&proxy.client());
     backend.expect_finished();
+}
+
+#[test]
+fn unix_sockets_carry_the_same_bytes_on_both_sides() {
+    let scratch = Scratch::new();
+    let path = |name: &str| scratch.path().join(name);
+    let backend = Exchange::backend_on_unix(&path("back.sock"));
+    let text = format!(
+        "listeners:\n  web: {{bind: \"unix:{}\", pool: app}}\n\
+         pools:\n  app: {{backends: [\"{}\"]}}\n",
+        path("front.sock").display(),
+        backend.address()
+    );
+    let proxy = Setup::yaml(text).start();
+    at_once(4, |i| {
+        let exchange = Exchange { seed: i as u64, up: 5 * MIB + 1, down: 3 * MIB - 1 };
+        exchange.run_as_client(&proxy.client());
+    });
+    backend.expect_finished();
+    proxy.expect_orderly_ends(4);
 }

@@ -74,6 +74,8 @@ fn a_client_that_closes_with_unread_answer_loses_none_of_its_question() {
     let proxy = Proxy::before(&backend);
     let client = proxy.client();
     let server = backend.accept();
+    client.send("hello");
+    server.expect("hello");
     server.send([7; 5_000]);
     client.receive(100);
     Pattern::new(3).send(&client, 50_000);

@@ -11,6 +11,8 @@ fn pair(proxy: &Proxy, backend: &TestBackend, from: Side) -> (Peer, Peer) {
     let options = Options { receive_buffer: Some(8 * 1024), ..Options::default() };
     let client = Peer::connect_with(proxy.address(), options).unwrap();
     let server = backend.accept();
+    // Now it is known to be connected: an earlier reset would be a failed connect.
+    client.expect_echo_by(&server);
     match from {
         Side::Client => (client, server),
         Side::Backend => (server, client),
@@ -54,7 +56,6 @@ fn for_both_sides(reason: fn(Side) -> &'static str, scene: impl Fn(Peer, Peer)) 
 #[test]
 fn a_reset_of_an_idle_connection_arrives_as_a_reset_at_once() {
     for_both_sides(Side::reset, |from, to| {
-        from.expect_echo_by(&to);
         from.reset();
         let time = to.time_to_end(End::Reset);
         assert!(time < Duration::from_millis(100) + SLACK, "took {time:?}");
@@ -131,7 +132,6 @@ fn a_reset_after_a_fin_is_still_a_reset() {
 #[test]
 fn a_fin_never_becomes_a_reset() {
     for_both_sides(Side::closed, |from, to| {
-        from.expect_echo_by(&to);
         from.fin();
         to.expect_end(End::Fin);
         Pattern::new(4).send(&to, 50_000);

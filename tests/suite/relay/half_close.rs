@@ -70,6 +70,26 @@ fn a_fin_does_not_overtake_data_that_the_reader_has_not_taken() {
     assert_eq!(server.receive_all(), (Vec::new(), End::Fin));
 }
 
+#[test]
+fn half_closed_connections_wait_without_using_the_processor() {
+    let backend = TestBackend::manual();
+    let proxy = Proxy::before(&backend);
+    let pairs: Vec<_> = (0..10).map(|_| (proxy.client(), backend.accept())).collect();
+    for (i, (client, server)) in pairs.iter().enumerate() {
+        let (first, second) = if i % 2 == 0 { (client, server) } else { (server, client) };
+        first.fin();
+        second.expect_end(End::Fin);
+    }
+    if proxy.is_tidegate() {
+        let share = proxy.processor_share(ms(300));
+        assert!(share < 0.05, "uses {share} of a core");
+    }
+    for (client, server) in &pairs {
+        client.fin();
+        server.fin();
+    }
+}
+
 fn much_then_fin(from: &Peer, to: &Peer) {
     pause(Duration::from_secs(1));
     let pattern = Pattern::new(4);

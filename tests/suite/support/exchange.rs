@@ -1,6 +1,9 @@
 //! Bytes both ways at once, every one of them checked.
 
+use std::path::Path;
 use std::thread;
+
+use socket2::SockAddr;
 
 use super::{End, Pattern, Peer, TestBackend};
 
@@ -18,12 +21,19 @@ pub(crate) struct Exchange {
 impl Exchange {
     /// A backend for exchanges; its clients say how much they want.
     pub(crate) fn backend() -> TestBackend {
-        TestBackend::scripted(|peer| {
-            let numbers = peer.receive(24);
-            let number = |i: usize| u64::from_le_bytes(numbers[i * 8..][..8].try_into().unwrap());
-            let exchange = Self { seed: number(0), up: number(1), down: number(2) };
-            exchange.run(&peer, exchange.backwards(), exchange.forwards());
-        })
+        TestBackend::scripted(Self::serve)
+    }
+
+    /// The same on a unix socket.
+    pub(crate) fn backend_on_unix(path: &Path) -> TestBackend {
+        TestBackend::scripted_on(&SockAddr::unix(path).unwrap(), Self::serve)
+    }
+
+    fn serve(peer: Peer) {
+        let numbers = peer.receive(24);
+        let number = |i: usize| u64::from_le_bytes(numbers[i * 8..][..8].try_into().unwrap());
+        let exchange = Self { seed: number(0), up: number(1), down: number(2) };
+        exchange.run(&peer, exchange.backwards(), exchange.forwards());
     }
 
     /// The client's part.

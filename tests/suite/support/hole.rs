@@ -75,8 +75,8 @@ impl BlackHole {
     /// How many connections of the process `pid` are being opened towards it.
     pub(crate) fn dials_of(&self, pid: u32) -> usize {
         let own = self.socket.local_addr().unwrap().as_socket().unwrap();
-        let syn_sent = |s: &procfs::Tcp| s.state == procfs::SYN_SENT && s.remote == own;
-        procfs::tcp_sockets(pid).iter().filter(|s| syn_sent(s)).count()
+        let dials = procfs::tcp_sockets(pid, Some(procfs::SYN_SENT));
+        dials.iter().filter(|socket| socket.remote == own).count()
     }
 
     /// Takes what is in the backlog, so that it answers from now on; gives the listening socket.

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ pub(crate) enum End {
 #[derive(Clone)]
 pub(crate) struct Peer {
     socket: Arc<Socket>,
+    /// A call other than a read was told of a reset. The kernel tells once only.
+    reset_heard: Arc<AtomicBool>,
 }
 
 /// What a [`Peer`] may be told before it connects.
@@ -57,8 +60,14 @@ impl Peer {
         if let Some(from) = options.from {
             socket.bind(&from.into())?;
         }
-        socket.connect_timeout(&target, PATIENCE)?;
-        Self::new(socket)
+        match socket.connect_timeout(&target, PATIENCE) {
+            // Made and reset before this call came back.
+            Err(error) if is_reset(&error) => {
+                Ok(Self { socket: Arc::new(socket), reset_heard: Arc::new(true.into()) })
+            }
+            Err(error) => Err(error),
+            Ok(()) => Self::new(socket),
+        }
     }
 
     /// Takes over a connected socket.
@@ -69,7 +78,7 @@ impl Peer {
         if socket.local_addr()?.as_socket().is_some() {
             socket.set_tcp_nodelay(true)?;
         }
-        Ok(Self { socket: Arc::new(socket) })
+        Ok(Self { socket: Arc::new(socket), reset_heard: Arc::default() })
     }
 
     /// The socket, for options this type has no word for.
@@ -102,12 +111,24 @@ impl Peer {
 
     /// Sends all of `bytes`, or says why not.
     pub(crate) fn try_send(&self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        (&*self.socket).write_all(bytes.as_ref())
+        let sent = (&*self.socket).write_all(bytes.as_ref());
+        if sent.as_ref().is_err_and(is_reset) {
+            self.reset_heard.store(true, Ordering::SeqCst);
+        }
+        sent
     }
 
     /// Reads once, what is there.
     pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&*self.socket).read(buffer)
+        match (&*self.socket).read(buffer) {
+            Ok(0) if self.reset_heard.load(Ordering::SeqCst) => {
+                Err(io::ErrorKind::ConnectionReset.into())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                Err(io::ErrorKind::ConnectionReset.into())
+            }
+            read => read,
+        }
     }
 
     /// Reads exactly the bytes that are `expected`.

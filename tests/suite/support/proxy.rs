@@ -1,5 +1,6 @@
 //! The program under test, running.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -87,8 +88,8 @@ impl Proxy {
         self.child = Some(child);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         eventually(PATIENCE, "the relay listens", || {
-            let sockets = procfs::tcp_sockets(pid);
-            sockets.iter().any(|s| s.state == procfs::LISTEN && s.local.port() == port)
+            let sockets = procfs::tcp_sockets(pid, Some(procfs::LISTEN));
+            sockets.iter().any(|socket| socket.local.port() == port)
         });
         self.addresses.push(("web".into(), address.to_string()));
     }
@@ -184,6 +185,13 @@ impl Proxy {
         }
     }
 
+    /// How many connections ended for which reason.
+    pub(crate) fn reasons(&self) -> BTreeMap<String, usize> {
+        let mut count = BTreeMap::new();
+        self.ended().into_iter().for_each(|end| *count.entry(end.reason).or_default() += 1);
+        count
+    }
+
     /// So many connections have ended, each because both sides were done.
     #[track_caller]
     pub(crate) fn expect_orderly_ends(&self, count: usize) {
@@ -192,7 +200,7 @@ impl Proxy {
             let orderly = ["client_closed", "backend_closed"];
             let ends = self.ended();
             let all = ends.iter().all(|end| orderly.contains(&end.reason.as_str()));
-            assert!(all && ends.len() == count, "{ends:#?}");
+            assert!(all && ends.len() == count, "{:?}", self.reasons());
         }
     }
 
@@ -245,7 +253,7 @@ impl Proxy {
         let start = Instant::now();
         while self.extra_sockets() > 0 {
             if start.elapsed() > Duration::from_secs(2) {
-                let mut sockets = procfs::tcp_sockets(self.pid());
+                let mut sockets = procfs::tcp_sockets(self.pid(), None);
                 sockets.retain(|socket| socket.state != procfs::LISTEN);
                 let waiting = |socket: &&procfs::Tcp| socket.state == procfs::CLOSE_WAIT;
                 return Some(format!(

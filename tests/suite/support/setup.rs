@@ -116,8 +116,8 @@ impl Setup {
             None => Command::new(binary),
             Some((soft, hard)) => {
                 let mut shell = Command::new("sh");
-                let limits = format!("ulimit -Hn {hard}; ulimit -Sn {soft}");
-                shell.args(["-c", &format!("{limits}; exec \"$0\" \"$@\""), binary]);
+                let limits = format!("ulimit -Sn {soft} && ulimit -Hn {hard}");
+                shell.args(["-c", &format!("{limits} && exec \"$0\" \"$@\""), binary]);
                 shell
             }
         };

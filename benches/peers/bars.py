@@ -1,0 +1,142 @@
+"""Promises that need no peer: each takes a Place with tidegate, and returns [(what, PASS or FAIL, the figure)]."""
+import json
+import subprocess
+import threading
+import time
+
+import machine
+from machine import Skip
+from proxies import find
+from scenarios import Held
+
+RATE = 500
+HEDGE_MS = 250  # the default of `connect.hedge`
+MANY = 10000
+
+
+def verdict(what, held, figure):
+    return [what, "PASS" if held else "FAIL", figure]
+
+
+def soak(place):
+    """Idle connections beside busy ones: no error, no growth."""
+    secs = 6 if place.options.quick else 60
+    idle, busy = (2000 if place.options.quick else machine.most_connections(10200) - 200), 200
+    place.with_backends()
+    with Held(place, idle) as held:
+        client = place.client("message", "--conns", busy, "--rate", 2000, "--secs", secs, "--warm", 0)
+        time.sleep(secs / 6)
+        early = machine.memory(place.pids())
+        time.sleep(secs * 4 / 6)
+        late = machine.memory(place.pids())
+        result = finish(client)
+        lost = held.let_go()["lost"]
+    short_of = "" if idle >= 10000 or place.options.quick else f" (the descriptor limit allows no more than {idle})"
+    grown = late["resident_kib"] - early["resident_kib"]
+    more = late["descriptors"] - early["descriptors"]
+    return [
+        verdict(f"{idle} idle and {busy} busy connections for {secs} s: no error{short_of}",
+                held.established == idle and not lost and not result["errors"] and result["ok"] > 0,
+                f"{held.established} established, {lost} lost, {result['errors']} errors in {result['ok']} messages"),
+        verdict("and no growth", grown <= 256 and more <= 0,
+                f"{early['resident_kib']} KiB resident after {secs / 6:.0f} s, {grown:+d} KiB and {more:+d} descriptors "
+                f"{secs * 4 / 6:.0f} s later"),
+    ]
+
+
+def kill(place):
+    """SIGKILL of one of three backends under steady new connections."""
+    three_backends(place)
+    client, begun = steady(place)
+    wait_until(begun + 2)
+    place.backends[1].kill()
+    place.backends[1].wait()
+    at = time.monotonic()
+    result = finish(client)
+    cut, failed = in_flight(result, at)
+    return [verdict(f"SIGKILL of one of three backends under {RATE} connections a second: 0 failed", not failed,
+                    f"{failed} failed of {result['ok'] + result['errors']}{cut}, slowest {result['max_us'] / 1e3:.1f} ms")]
+
+
+def hole(place):
+    """The same with that backend's packets dropped."""
+    nft = find("nft")
+    if not nft or not place.own_network:
+        raise Skip("needs nft (package nftables) and a network namespace")
+    three_backends(place)
+    port = place.addresses[1].rsplit(":", 1)[1]
+    client, begun = steady(place)
+    wait_until(begun + 2)
+    # New connections first, everything a moment later: what is in flight may end, so every failure is the proxy's.
+    at = time.monotonic()
+    drop(nft, "first", f"tcp dport {port} tcp flags & (syn | ack) == syn")
+    time.sleep(0.2)
+    drop(nft, "second", f"tcp dport {port}")
+    drop(nft, "third", f"tcp sport {port}")
+    result = finish(client)
+    cut, failed = in_flight(result, at)
+    limit = HEDGE_MS + 50
+    return [
+        verdict(f"one of three backends' packets dropped under {RATE} connections a second: 0 failed", not failed,
+                f"{failed} failed of {result['ok'] + result['errors']}{cut}"),
+        verdict(f"and none slower than the hedge and 50 ms ({limit} ms)", result["max_us"] <= limit * 1e3,
+                f"slowest {result['max_us'] / 1e3:.1f} ms, p99 {result['p99_us'] / 1e3:.1f} ms"),
+    ]
+
+
+def start(place):
+    """From the start with many backends to the first relayed byte."""
+    place.addresses = [f"127.{1 + i // 62500}.{i // 250 % 250}.{1 + i % 250}:9000" for i in range(MANY)]
+    place.start_backend(["0.0.0.0:9000"])
+    took = place.start_proxy()
+    return [verdict(f"{MANY} backends: start to first relayed byte < 1 s", took < 1,
+                    f"{took * 1000:.0f} ms, {machine.memory(place.pids())['resident_kib']} KiB resident")]
+
+
+BARS = {"soak": soak, "kill": kill, "hole": hole, "start": start}
+
+
+# ------------------------------------------------------------------ parts
+
+def three_backends(place):
+    place.addresses = [f"127.0.0.1:{place.port(9001 + i)}" for i in range(3)]
+    for number, address in enumerate(place.addresses):
+        place.start_backend([address], number)
+    place.start_proxy()
+
+
+def steady(place):
+    """A client that opens RATE connections a second; and when it began."""
+    secs = 5 if place.options.quick else 12
+    client = place.client("short", "--rate", RATE, "--secs", secs, "--warm", 0, "--timeout-ms", 10000)
+    client.stdout.readline()  # BEGIN
+    return client, time.monotonic()
+
+
+def finish(client):
+    watchdog = threading.Timer(150, client.kill)
+    watchdog.start()
+    text = client.stdout.read()
+    watchdog.cancel()
+    if client.wait():
+        raise RuntimeError(f"the client failed: {text.strip()}")
+    return json.loads(text.splitlines()[-1])
+
+
+def in_flight(result, at):
+    """(a remark, how many failed). A connection whose request was already with the backend when that died cannot be
+    saved by any proxy of bytes: those that began before `at` are named, not counted."""
+    cut = sum(1 for e in result["first_errors"] if e["start_s"] < at)
+    for error in result["first_errors"][:3]:
+        print(f"  {error['error']}: began {1000 * (error['start_s'] - at):+.1f} ms from the fault, "
+              f"took {1000 * (error['end_s'] - error['start_s']):.1f} ms")
+    return (f" ({cut} more were with the backend when it died)" if cut else ""), result["errors"] - cut
+
+
+def wait_until(moment):
+    time.sleep(max(0, moment - time.monotonic()))
+
+
+def drop(nft, table, match):
+    rules = f"table inet {table} {{\n chain in {{\n type filter hook input priority 0\n {match} drop\n }}\n}}\n"
+    subprocess.run([nft, "-f", "-"], input=rules, text=True, check=True)

@@ -1,0 +1,154 @@
+//! Tests only: every configuration that can be, written as YAML, is read as the same.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use proptest::collection::{hash_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+
+use super::model::{Backend, Config, Connect, Listener, Log, LogFormat, LogLevel, OverLimit};
+use super::model::{Pool, Runtime, Strategy as Named, Tcp, Timeouts};
+use super::tests::{config, registry};
+use crate::net::addr::Address;
+
+fn millis(from: u64, to: u64) -> impl Strategy<Value = Duration> {
+    (from..=to).prop_map(Duration::from_millis)
+}
+
+fn count() -> impl Strategy<Value = Option<NonZeroU32>> {
+    any::<u32>().prop_map(NonZeroU32::new)
+}
+
+fn name() -> impl Strategy<Value = String> {
+    prop_oneof!["[A-Za-z0-9_.-]{1,12}", "null|off|true|0x1f|017|1e3|auto|no|-|\\.|--"]
+}
+
+fn log() -> impl Strategy<Value = Log> {
+    use LogLevel::{Debug, Error, Info, Trace, Warn};
+    let format = prop::sample::select(vec![LogFormat::Text, LogFormat::Json]);
+    let level = prop::sample::select(vec![Error, Warn, Info, Debug, Trace]);
+    (format, level).prop_map(|(format, level)| Log { format, level })
+}
+
+fn runtime() -> impl Strategy<Value = Runtime> {
+    let threads = (0..=1024_u32).prop_map(NonZeroU32::new);
+    (threads, option::of(millis(0, 1 << 40)), count()).prop_map(
+        |(threads, shutdown_grace, max_connections)| {
+            let shutdown_grace = shutdown_grace.map(|grace| grace.min(super::unit::LONGEST));
+            Runtime { threads, shutdown_grace, max_connections }
+        },
+    )
+}
+
+fn tcp() -> impl Strategy<Value = Tcp> {
+    let keepalive = option::of(millis(1_000, 32_767_000));
+    let user_timeout = option::of(millis(1, 24 * 86_400_000));
+    let defer_accept = option::of(millis(1_000, 3_600_000));
+    (any::<bool>(), keepalive, user_timeout, 1..=65_535_u32, defer_accept, any::<bool>()).prop_map(
+        |(nodelay, keepalive, user_timeout, backlog, defer_accept, fast_open)| Tcp {
+            nodelay,
+            keepalive,
+            user_timeout,
+            backlog,
+            defer_accept,
+            fast_open,
+        },
+    )
+}
+
+fn timeouts() -> impl Strategy<Value = Timeouts> {
+    let long = || option::of(millis(1, 1 << 38));
+    (long(), option::of(millis(0, 1 << 20)), long())
+        .prop_map(|(idle, half_closed, max_duration)| Timeouts { idle, half_closed, max_duration })
+}
+
+/// Listens at ports that no backend is at, and where no other listener is.
+fn listener(index: usize) -> impl Strategy<Value = Listener> {
+    let over_limit = prop::sample::select(vec![OverLimit::Wait, OverLimit::Close]);
+    (1..4_usize, tcp(), timeouts(), count(), over_limit).prop_map(
+        move |(addresses, tcp, timeouts, max_connections, over_limit)| {
+            let bind = |at: usize| match at {
+                0 => Address::Unix(format!("/run/tidegate {index}.sock").into()),
+                1 => Address::Tcp(format!("[::]:{}", 100 + index).parse().unwrap()),
+                at => Address::Tcp(format!("0.0.0.0:{}", 100 * at + index).parse().unwrap()),
+            };
+            Listener {
+                bind: (0..addresses).map(bind).collect(),
+                pool: String::new(),
+                tcp,
+                timeouts,
+                max_connections,
+                over_limit,
+            }
+        },
+    )
+}
+
+fn backend(name: String) -> impl Strategy<Value = Backend> {
+    let tcp =
+        (any::<IpAddr>(), 1_000..=u16::MAX).prop_map(|(ip, port)| Address::Tcp((ip, port).into()));
+    let unix = "/[a-z #:{}'\"]{1,20}".prop_map(|path| Address::Unix(path.into()));
+    (prop_oneof![tcp, unix], 1..=Backend::MAX_WEIGHT, count()).prop_map(
+        move |(address, weight, max_connections)| {
+            // Unnamed backends are left out: their name is no name that can be written.
+            Backend { address, name: name.clone(), weight, max_connections }
+        },
+    )
+}
+
+fn connect() -> impl Strategy<Value = Connect> {
+    let short = || millis(1, 3_600_000);
+    let source = vec(any::<IpAddr>(), 0..3);
+    (short(), 1..=100_u32, option::of(short()), short(), 0..=100_u32, source).prop_map(
+        |(timeout, attempts, hedge, deadline, retry_budget, source)| Connect {
+            timeout,
+            attempts,
+            hedge,
+            deadline,
+            retry_budget,
+            source,
+        },
+    )
+}
+
+fn pool() -> impl Strategy<Value = Pool> {
+    let names: Vec<&str> = registry().entries().iter().map(|entry| entry.name).collect();
+    let strategy = prop::sample::select(names)
+        .prop_map(|name| Named { name: name.to_owned(), ..Named::default() });
+    let backends = hash_set(name(), 1..5)
+        .prop_flat_map(|names| names.into_iter().map(backend).collect::<Vec<_>>());
+    (strategy, backends, connect()).prop_map(|(strategy, backends, connect)| Pool {
+        strategy,
+        backends,
+        connect,
+    })
+}
+
+fn any_config() -> impl Strategy<Value = Config> {
+    let pools = hash_set(name(), 1..4).prop_flat_map(|names| {
+        names.into_iter().map(|name| (Just(name), pool())).collect::<Vec<_>>()
+    });
+    let listeners = hash_set(name(), 1..4).prop_flat_map(|names| {
+        let with_listener = |(index, name)| (Just(name), listener(index));
+        names.into_iter().enumerate().map(with_listener).collect::<Vec<_>>()
+    });
+    (runtime(), log(), listeners, pools).prop_map(|(runtime, log, mut listeners, pools)| {
+        for (index, (_, listener)) in listeners.iter_mut().enumerate() {
+            listener.pool.clone_from(&pools[index % pools.len()].0);
+        }
+        let (listeners, pools) = (listeners.into_iter().collect(), pools.into_iter().collect());
+        Config { runtime, log, listeners, pools }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_configuration_survives_the_round_trip(original in any_config()) {
+        let text = serde_yaml::to_string(&original).unwrap();
+        prop_assert_eq!(config(&text), original, "{}", text);
+    }
+}
