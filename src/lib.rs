@@ -13,7 +13,7 @@
 //!                          │
 //!                        state                    Snapshot · Pool · Rotation · Backend
 //!                          │
-//!         config        balance                   PURE: no I/O, no clock, no randomness
+//!     config  balance  health  failover         PURE: no I/O, no clock, no randomness
 //!
 //!                         net                     sockets and bytes; knows no pool and no policy
 //! ```
@@ -21,7 +21,8 @@
 //! # Reading order
 //!
 //! `proxy/connection.rs` is the life of a connection in one straight line; each of its lines is a
-//! module. `balance/mod.rs` says what a strategy is, `config/model.rs` what can be configured.
+//! module. `balance/mod.rs` says what a strategy is, `config/model.rs` what can be configured,
+//! `health/mod.rs` what is known of a backend, `failover/mod.rs` who is active.
 
 pub mod balance;
 pub mod cli;

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("balance", &[]),
     ("config", &["balance", "net::addr", "net::cidr"]),
+    ("failover", &[]),
+    ("health", &[]),
     ("net", &[]),
     ("state", &["balance", "config", "net"]),
     ("log", &["config"]),
@@ -19,7 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// Sources that need neither clock nor socket nor randomness.
-const PURE: &[&str] = &["balance", "config"];
+const PURE: &[&str] = &["balance", "config", "failover", "health"];
 const IMPURE: &[&str] =
     &["tokio", "rustix", "socket2", "fastrand", "std::fs", "std::time::Instant", "SystemTime"];
 

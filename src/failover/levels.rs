@@ -96,7 +96,8 @@ mod tests {
     #[test]
     fn the_priority_in_use() {
         // in use, the members' fitness (one for each priority), policy, at, then in use and wake
-        let cases: &[(Option<u32>, &[Fitness], &Policy, Tick, Option<u32>, Option<Tick>)] = &[
+        type Case<'a> = (Option<u32>, &'a [Fitness], &'a Policy, Tick, Option<u32>, Option<Tick>);
+        let cases: &[Case<'_>] = &[
             (None, &[Unknown, Healthy(0)], &AUTO, 0, Some(0), None),
             (None, &[Down, Healthy(0)], &AUTO, 0, Some(1), None),
             (None, &[Down, Trial], &AUTO, 0, None, None),

@@ -41,7 +41,7 @@ pub struct Assembly {
 
 impl Assembly {
     /// Begins the report of a takeover decided `at` this time, after a `first_sign` of trouble
-    /// ([`Change::first_sign`](crate::health::Change), or an earlier failed connection), if any.
+    /// (of the change that evicted, or an earlier failed connection), if any.
     #[must_use]
     pub fn new(takeover: Takeover<'_>, first_sign: Option<Tick>, at: Tick) -> Self {
         let first_sign = first_sign.map_or(at, |sign| sign.min(at));

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::event::{Ejection, Operator, Restored, Verdict};
 use super::held::Held;
-use super::machine::{Ejection, Health, Operator, Restored, Verdict};
+use super::machine::Health;
 use super::{State, Tick};
 
 /// What marks a state file as ours.

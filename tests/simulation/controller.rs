@@ -2,8 +2,8 @@
 
 use tidegate::balance::candidates::{self, Choice, Line, Member, Standing, choose};
 use tidegate::failover::{
-    self, Action, Cause, Edge, Event as RoleEvent, Failover, Fitness, Id, Known, Levels, MoveError, Presence,
-    Role, Standby, View, Why,
+    self, Action, Cause, Edge, Event as RoleEvent, Failover, Fitness, Id, Known, Levels, MoveError,
+    Presence, Role, Standby, View, Why,
 };
 use tidegate::health::{
     self, Change, Due, Ejection, Event, Health, Held, Operator, PoolView, Saved, SavedBackend,
@@ -100,7 +100,12 @@ impl Node {
 
 impl Controller {
     /// A pool at start, with what was saved of it.
-    pub(crate) fn start(settings: Settings, nodes: Vec<Node>, saved: Option<&Saved>, unix: u64) -> Self {
+    pub(crate) fn start(
+        settings: Settings,
+        nodes: Vec<Node>,
+        saved: Option<&Saved>,
+        unix: u64,
+    ) -> Self {
         let mut pool = Self {
             settings,
             nodes,
@@ -123,11 +128,19 @@ impl Controller {
                     operator.read_again(file_value(&node.operator));
                     weight.read_again(file_value(&node.weight));
                     (node.operator, node.weight) = (operator, weight);
-                    Health::restored(&known.restored(saved_at, (0, unix)), operator.value(), 0, policy)
+                    Health::restored(
+                        &known.restored(saved_at, (0, unix)),
+                        operator.value(),
+                        0,
+                        policy,
+                    )
                 }
                 None => Health::new(node.operator.value(), 0, policy),
             };
-            node.due = policy.checks.filter(|_| node.health.is_checked()).map(|p| first(rank, fleet, 0, &p));
+            node.due = policy
+                .checks
+                .filter(|_| node.health.is_checked())
+                .map(|p| first(rank, fleet, 0, &p));
             node.running = None;
         }
         let was = saved.and_then(|saved| saved.pools.get("p"));
@@ -198,9 +211,10 @@ impl Controller {
     /// The pool has changed: who is active, and who is in rotation.
     pub(crate) fn refresh(&mut self, why: &Why, is_found_out: bool, at: Tick) {
         self.role_event(RoleEvent::Changed(why.clone()), at);
-        let is_up = self.nodes.iter().any(|node| {
-            matches!(node.fitness(at), Fitness::Healthy(_) | Fitness::Unknown)
-        });
+        let is_up = self
+            .nodes
+            .iter()
+            .any(|node| matches!(node.fitness(at), Fitness::Healthy(_) | Fitness::Unknown));
         let (presence, edge) = self.presence.see(is_up, is_found_out);
         self.presence = presence;
         self.told.extend(edge.map(Told::Edge));

@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tidegate::failover::{Action, Cause, Failback, Fitness, Id, MoveError, Role, Standby, Switch};
-use tidegate::health::{
-    self, Change, Checking, Evidence, Operator, Outlier, State, Tick, Turn,
-};
+use tidegate::failover::{Action, Cause, Failback, Fitness, Id, MoveError, Role, Standby};
+use tidegate::health::{self, Change, Checking, Evidence, Operator, Outlier, State, Tick, Turn};
 
 use crate::controller::Told;
 use crate::naive::{Counts, Unix};
+use crate::standby::{hot_standby, prepared, switched};
 use crate::world::World;
 
 /// What the invariants remember from step to step.
@@ -23,15 +22,15 @@ pub(crate) struct Watch {
     /// Share at the last look, of those in slow start: since when, weight, parts in a thousand.
     shares: BTreeMap<Id, (Unix, u32, u64, u64)>,
     /// Those whose actions before traffic failed, while they have not been away.
-    failed_hooks: BTreeSet<Id>,
+    pub(crate) failed_hooks: BTreeSet<Id>,
     /// For whom actions run.
-    prepared: Option<(Id, u64)>,
+    pub(crate) prepared: Option<(Id, u64)>,
     /// Whether the actions for the one prepared have just succeeded.
-    hook_ok: bool,
+    pub(crate) hook_ok: bool,
     /// Who was prepared just before, until the next switch.
-    abandoned: Option<Id>,
-    last: Option<Id>,
-    is_pinned: bool,
+    pub(crate) abandoned: Option<Id>,
+    pub(crate) last: Option<Id>,
+    pub(crate) is_pinned: bool,
     was_up: Option<bool>,
     /// Who was out when the process ended, and who was active.
     before_restart: (Vec<Id>, Option<Id>),
@@ -104,14 +103,10 @@ impl Watch {
         }
     }
 
-    pub(crate) fn before_move(world: &mut World, _to: Option<Id>) {
-        world.watch.is_pinned = false;
-    }
-
     /// An operator's move is possible exactly when its target is usable and not active.
     pub(crate) fn after_move(world: &mut World, to: Option<Id>, moved: Result<(), MoveError>) {
         let Some(role) = world.role() else { return };
-        world.watch.is_pinned = world.controller.role.as_ref().is_some_and(|r| r.is_pinned());
+        world.watch.is_pinned |= moved.is_ok();
         let Some(to) = to else { return };
         if moved.is_ok() {
             world.watch.failed_hooks.remove(&to);
@@ -156,7 +151,12 @@ impl Watch {
     pub(crate) fn hear(world: &mut World, told: Told) {
         match told {
             Told::Changed(id, change) => changed(world, id, &change),
-            Told::Did(Action::Vacate { .. }) => world.watch.is_pinned &= world.watch.prepared.is_some(),
+            Told::Did(Action::Vacate { why, .. }) => {
+                let watch = &mut world.watch;
+                let is_failback = why.cause == Cause::Failback;
+                assert!(!(is_failback && watch.is_pinned), "a failback against an operator's word");
+                watch.is_pinned &= why.cause == Cause::Operator;
+            }
             Told::Did(Action::Abandon { serial }) => {
                 let prepared = world.watch.prepared.map(|(_, serial)| serial);
                 assert_eq!(prepared, Some(serial), "abandoned");
@@ -179,12 +179,12 @@ fn is_out(state: State) -> bool {
 }
 
 /// Usable, and of a weight.
-fn is_usable(world: &World, id: Id) -> bool {
+pub(crate) fn is_usable(world: &World, id: Id) -> bool {
     let has_weight = world.controller.node(id).is_some_and(|node| node.weight.value() > 0);
     has_weight && world.outside.get(&id).is_some_and(|outside| outside.naive.is_usable())
 }
 
-fn is_on_trial(world: &World, id: Id) -> bool {
+pub(crate) fn is_on_trial(world: &World, id: Id) -> bool {
     let has_weight = world.controller.node(id).is_some_and(|node| node.weight.value() > 0);
     let naive = world.outside.get(&id).map(|outside| &outside.naive);
     has_weight
@@ -199,7 +199,8 @@ fn each_backend(world: &World) {
         let naive = &world.outside[&node.id].naive;
         let id = node.id;
         assert_eq!(node.health.state(), naive.state, "state of {id}");
-        let is_on_trial = naive.ejected.is_some_and(|e| e.is_on_trial) && naive.state == State::Ejected;
+        let is_on_trial =
+            naive.ejected.is_some_and(|e| e.is_on_trial) && naive.state == State::Ejected;
         assert_eq!(node.health.trial().is_some(), is_on_trial, "trial of {id}");
         let told = world.watch.counts.get(&id).copied().unwrap_or_default();
         assert_eq!(told, naive.counts, "evictions, reinstatements and actions of {id}");
@@ -248,107 +249,6 @@ fn changed(world: &mut World, id: Id, change: &Change) {
         Some(Turn::Reinstated) => counts.reinstate_actions += 1,
         None => {}
     }
-}
-
-/// The order of taking over, told naively.
-fn order(world: &World) -> Vec<Id> {
-    let mut order: Vec<(u32, usize, Id)> = Vec::new();
-    for (index, node) in world.controller.nodes.iter().enumerate() {
-        order.push((node.priority, index, node.id));
-    }
-    order.sort_unstable();
-    order.into_iter().map(|(.., id)| id).collect()
-}
-
-/// Who may take over, the first one first.
-fn successors(world: &World) -> Vec<Id> {
-    let failed = &world.watch.failed_hooks;
-    let order = order(world);
-    let may = |id: &&Id| is_usable(world, **id) && !failed.contains(*id);
-    let priority = |id: Id| world.controller.node(id).map(|node| node.priority);
-    let is_healthy = |id: Id| world.outside[&id].naive.state == State::Healthy;
-    let mut successors: Vec<_> = order.iter().filter(may).copied().collect();
-    // Within a priority the unknown ones come last.
-    successors.sort_by_key(|id| (priority(*id), !is_healthy(*id)));
-    successors
-}
-
-fn prepared(world: &mut World, to: Id, serial: u64) {
-    if world.watch.failed_hooks.contains(&to) {
-        let usable: Vec<_> = order(world).into_iter().filter(|id| is_usable(world, *id)).collect();
-        let all_failed = usable.iter().all(|id| world.watch.failed_hooks.contains(id));
-        let is_named = world.controller.role.as_ref().is_some_and(|role| role.is_pinned());
-        assert!(all_failed || is_named, "{to} is tried again though there are others");
-        if is_named {
-            world.watch.failed_hooks.remove(&to);
-        } else {
-            world.watch.failed_hooks.clear();
-        }
-    }
-    world.watch.prepared = Some((to, serial));
-    world.watch.hook_ok = false;
-}
-
-fn switched(world: &mut World, switch: &Switch) {
-    let Switch { from, to, why } = switch;
-    if !world.controller.settings.failover.has_hooks {
-        world.watch.failed_hooks.clear();
-    }
-    assert_eq!(*from, world.watch.last, "who had the role");
-    let policy = world.controller.settings.failover;
-    let hook_ok = std::mem::take(&mut world.watch.hook_ok);
-    let prepared = world.watch.prepared.take();
-    let is_prepared = prepared.is_some() || world.watch.abandoned.take() == Some(*to);
-    if prepared.is_some() {
-        assert!(hook_ok, "traffic before the actions ended");
-        assert_eq!(prepared.map(|(id, _)| id), Some(*to), "the actions ran for another one");
-    } else if switch.is_takeover() {
-        assert!(!policy.has_hooks, "traffic before the actions");
-    }
-    if why.cause == Cause::Failback && switch.is_takeover() && !is_prepared {
-        assert_eq!(policy.failback, Failback::Auto, "a failback by itself");
-        assert!(!world.watch.is_pinned, "a failback against an operator's word");
-        let naive = &world.outside[to].naive;
-        assert_eq!(naive.state, State::Healthy, "a failback to one that is not healthy");
-        assert!(world.unix() - naive.since >= policy.failback_delay, "a failback too early");
-        let order = order(world);
-        let place = |id| order.iter().position(|other| *other == id);
-        assert!(place(*to) < from.and_then(place).or(Some(usize::MAX)), "a failback backwards");
-    }
-    let is_word = why.cause == Cause::Operator && world.controller.role.as_ref().is_some_and(|r| r.is_pinned());
-    if !is_prepared && !is_word && why.cause != Cause::Failback && switch.is_takeover() {
-        match successors(world).first() {
-            Some(first) => assert_eq!(first, to, "not the next in order"),
-            None => assert_eq!(world.outside[to].naive.state, State::Ejected, "nobody to take over"),
-        }
-    }
-    world.watch.last = Some(*to);
-    world.watch.is_pinned = world.controller.role.as_ref().is_some_and(|role| role.is_pinned());
-}
-
-/// One is active while one is usable, and nobody else gets a connection.
-fn hot_standby(world: &mut World) {
-    if !world.controller.settings.failover.has_hooks {
-        world.watch.failed_hooks.clear();
-    }
-    let usable: Vec<_> = order(world).into_iter().filter(|id| is_usable(world, *id)).collect();
-    let mut failed = std::mem::take(&mut world.watch.failed_hooks);
-    failed.retain(|id| usable.contains(id) || is_on_trial(world, *id));
-    world.watch.failed_hooks = failed;
-    let failed = &world.watch.failed_hooks;
-    let is_left = |id: &Id| !failed.contains(id);
-    match world.role().expect("it is a hot standby") {
-        Role::Active(id) | Role::Preparing(id) if usable.contains(&id) => {}
-        Role::Active(id) | Role::Preparing(id) => {
-            assert!(!usable.iter().any(is_left), "{id} is active, others are usable");
-            assert!(is_on_trial(world, id), "{id} is active and down");
-        }
-        Role::Vacant => assert!(!usable.iter().any(is_left), "nobody is active, {usable:?} usable"),
-    }
-    let chosen = &world.controller.choice.chosen;
-    let ids: Vec<_> = chosen.iter().map(|c| world.controller.nodes[c.index].id).collect();
-    let active = world.controller.role.as_ref().and_then(|role| role.active());
-    assert_eq!(ids, active.into_iter().collect::<Vec<_>>(), "who gets connections");
 }
 
 /// The whole priority in use is in rotation, or everybody in panic.
@@ -415,7 +315,8 @@ fn nobody_wrong_in_rotation(world: &World) {
         assert!(chosen.weight > 0 && node.weight.value() > 0, "{id} in rotation with no weight");
         assert!(!is_out(naive.state), "{id} in rotation, {:?}", naive.state);
         assert_eq!(chosen.trial, node.health.trial(), "trial of {id}");
-        let is_trial = naive.state == State::Ejected && naive.ejected.is_some_and(|e| e.is_on_trial);
+        let is_trial =
+            naive.state == State::Ejected && naive.ejected.is_some_and(|e| e.is_on_trial);
         if !choice.is_panic {
             assert!(naive.is_usable() || is_trial, "{id} in rotation, {:?}", naive.state);
             assert_eq!(chosen.is_limited, is_trial, "{id} gets one connection");

@@ -3,9 +3,25 @@
 //! `TIDEGATE_SEEDS` and `TIDEGATE_STEPS` say how much (1000 seeds of 3000 steps unless told otherwise),
 //! `TIDEGATE_SEED` replays one seed and prints what happened in it.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the tests measure real time and share a tally between threads"
+)]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "that is how tests fail"
+)]
+#![allow(clippy::print_stdout, reason = "a seed that fails is to be seen")]
+
+mod chance;
 mod controller;
+mod deeds;
 mod invariants;
 mod naive;
+mod standby;
 mod world;
 
 use std::collections::BTreeMap;

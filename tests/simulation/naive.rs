@@ -189,10 +189,8 @@ impl Naive {
         }
         if self.told == Operator::Disabled && told != Operator::Disabled {
             self.is_initial = false;
-        } else if told == Operator::Enabled {
-            if let Some(ejected) = &mut self.ejected {
-                ejected.is_on_trial = true;
-            }
+        } else if let (Operator::Enabled, Some(ejected)) = (told, &mut self.ejected) {
+            ejected.is_on_trial = true;
         }
         self.told = told;
         self.settle(Blame::Operator, now, false);
@@ -203,7 +201,13 @@ impl Naive {
         self.settle(Blame::Resolve, now, false);
     }
 
-    pub(crate) fn configured(&mut self, is_checked: bool, is_new_check: bool, outlier: bool, now: Unix) {
+    pub(crate) fn configured(
+        &mut self,
+        is_checked: bool,
+        is_new_check: bool,
+        outlier: bool,
+        now: Unix,
+    ) {
         if is_checked != self.verdict.is_some() {
             let unchecked = if self.told == Operator::Disabled { '?' } else { '+' };
             self.verdict = is_checked.then_some(unchecked);

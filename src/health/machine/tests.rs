@@ -1,4 +1,4 @@
-use super::super::Turn;
+use super::super::{Checking, Outlier, Trouble, Turn};
 use super::*;
 
 const CHECKS: Checking =
