@@ -128,6 +128,7 @@ impl Health {
     #[must_use]
     pub fn step(&self, event: Event, at: Tick, policy: &Policy) -> Step {
         let mut next = self.clone();
+        next.ejections = self.ejections(at);
         let why = match event {
             Event::Checked { epoch, result } => next.checked(epoch, result, at, policy),
             Event::Tripped { count, last, first, began, draw } => {
@@ -209,7 +210,7 @@ impl Health {
         if self.operator == Operator::Disabled {
             return None;
         }
-        self.ejections = self.ejections(at).saturating_add(1);
+        self.ejections = self.ejections.saturating_add(1);
         self.ejection = Ejection::Until(at + ejection_time(self.ejections, draw, policy));
         Some(why)
     }

@@ -50,24 +50,29 @@ pub(super) fn jittered(nominal: Tick, percent: u64, draw: u64) -> Tick {
 pub struct PoolView {
     /// All of them, the one in question included.
     pub members: u32,
-    /// Those ejected now.
+    /// Those whose state is `ejected` now.
     pub ejected: u32,
     /// Those usable now (`healthy` or `unknown`) besides the one in question.
     pub others_usable: u32,
+    /// Whether one of them serves alone. How many are left to share the work does not matter then:
+    /// each may be ejected that is not the last usable one.
+    pub is_hot_standby: bool,
 }
 
 /// Whether one more backend of a pool may be ejected.
 ///
 /// 0 percent: never. 100: always. Between them at most that share, one in any case, but never the
-/// last usable one.
+/// last usable one; in a hot standby any but the last usable one.
 #[must_use]
 pub fn may_eject(view: &PoolView, policy: &Outlier) -> bool {
     match policy.max_ejected_percent {
         0 => false,
         100.. => true,
+        _ if view.others_usable == 0 => false,
+        _ if view.is_hot_standby => true,
         percent => {
             let share = u64::from(view.members) * u64::from(percent) / 100;
-            view.others_usable > 0 && u64::from(view.ejected) < share.max(1)
+            u64::from(view.ejected) < share.max(1)
         }
     }
 }
@@ -137,10 +142,18 @@ mod tests {
             (50, 4, 0, 0, false),
         ];
         for (percent, members, ejected, others_usable, may) in cases {
-            let view = PoolView { members, ejected, others_usable };
+            let view = PoolView { members, ejected, others_usable, is_hot_standby: false };
             let policy = Outlier { max_ejected_percent: percent, ..POLICY };
             assert_eq!(may_eject(&view, &policy), may, "{percent}% {view:?}");
         }
+    }
+
+    #[test]
+    fn in_a_hot_standby_each_may_be_ejected_but_the_last_usable_one() {
+        let view = PoolView { members: 3, ejected: 1, others_usable: 1, is_hot_standby: true };
+        assert!(may_eject(&view, &POLICY));
+        assert!(!may_eject(&PoolView { others_usable: 0, ejected: 2, ..view }, &POLICY));
+        assert!(!may_eject(&view, &Outlier { max_ejected_percent: 0, ..POLICY }));
     }
 
     #[test]

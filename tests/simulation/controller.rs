@@ -6,8 +6,8 @@ use tidegate::failover::{
     Presence, Role, Standby, View, Why,
 };
 use tidegate::health::{
-    self, Change, Due, Ejection, Event, Health, Held, Operator, PoolView, Saved, SavedBackend,
-    SavedPool, State, Tick, first,
+    self, Change, Due, Event, Health, Held, Operator, PoolView, Saved, SavedBackend, SavedPool,
+    State, Tick, first,
 };
 
 /// A backend.
@@ -275,14 +275,15 @@ impl Controller {
 
     /// The pool as the limit of ejections sees it.
     pub(crate) fn view(&self, id: Id, at: Tick) -> PoolView {
-        let mut view = PoolView::default();
+        let is_hot_standby = self.role.is_some();
+        let mut view = PoolView { is_hot_standby, ..PoolView::default() };
         for node in &self.nodes {
             let member = node.member(at);
             if member.weight == 0 || member.standing == Standing::Out {
                 continue;
             }
             view.members += 1;
-            view.ejected += u32::from(node.health.ejection() != Ejection::None);
+            view.ejected += u32::from(node.health.state() == State::Ejected);
             let is_usable = matches!(member.standing, Standing::Healthy | Standing::Unknown);
             view.others_usable += u32::from(node.id != id && is_usable);
         }

@@ -211,7 +211,8 @@ impl World {
     /// This process does not run for a while.
     pub(crate) fn stall(&mut self) {
         let from = self.now;
-        self.now += self.rng.u64(1..20_000);
+        let is_long = self.rng.u32(0..8) == 0;
+        self.now += if is_long { 700_000 } else { self.rng.u64(1..20_000) };
         self.say(|| format!("stalled since {from}"));
         self.stalls.push((from, self.now));
         if self.stalls.len() > 4 {

@@ -103,6 +103,9 @@ impl Naive {
         if was == self.state {
             return;
         }
+        if was == State::Healthy && now - self.since >= 600_000 && self.state != State::Ejected {
+            self.ejections = 0;
+        }
         self.since = now;
         let runs_action = matches!(blame, Blame::Probe | Blame::Outlier) && !is_initial;
         if was_usable && !self.is_usable() {

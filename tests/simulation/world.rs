@@ -145,11 +145,11 @@ impl World {
             90..93 => self.reload(),
             93..97 => self.disturb(),
             97..99 => self.stall(),
-            _ => {
-                if self.rng.u32(0..4) == 0 {
-                    self.restart();
-                }
-            }
+            _ => match self.rng.u32(0..4) {
+                0 => self.restart(),
+                1 | 2 => self.probe_trials(),
+                _ => {}
+            },
         }
         self.heed();
         Watch::look(self);
@@ -276,12 +276,16 @@ impl World {
             b'R' => Answer::Refused,
             _ => Answer::Fail("no answer".into()),
         };
+        let is_refused = answer == Answer::Refused;
         let result = judge(answer, &timing, &policy);
         let letter = match result {
             Judged::Pass => 'P',
             Judged::Fail(_) => 'F',
             Judged::Unjudged => 'U',
         };
+        // What this process slept through is not held against the backend.
+        let is_awake = timing.lag * 4 <= policy.timeout.max(40);
+        assert!(letter != 'F' || is_refused || is_awake, "{id} blamed: {timing:?}");
         let unix = self.offset + ended;
         if generation == outside.naive.generation {
             outside.naive.checked(letter, &policy, unix);
@@ -476,6 +480,7 @@ impl World {
             let Some(trial) = node.health.trial() else { continue };
             let id = node.id;
             let is_ok = self.outside[&id].truth == Truth::Works;
+            self.count("trial by a check");
             self.end_trial(id, trial, true, is_ok);
         }
         self.heed();

@@ -289,6 +289,15 @@ fn ejections_are_forgotten_after_ten_healthy_minutes() {
     bench.told(Enabled);
     bench.trip();
     assert_eq!(bench.health.ejections(bench.at), 2, "draining is not being healthy");
+    let mut bench = Bench::healthy();
+    bench.trip();
+    bench.wait_until(bench.health.wake().unwrap());
+    bench.pass_trial();
+    bench.at += 600_000;
+    bench.told(Draining);
+    bench.told(Enabled);
+    bench.trip();
+    assert_eq!(bench.health.ejections(bench.at), 1, "what is forgotten stays so");
 }
 
 #[test]
