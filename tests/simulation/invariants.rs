@@ -17,7 +17,7 @@ pub(crate) struct Watch {
     pub(crate) highest: Id,
     /// What the changes that were told add up to.
     counts: BTreeMap<Id, Counts>,
-    /// Start of the last check of each backend.
+    /// Start, then end, of the last check of each backend.
     last_check: BTreeMap<Id, Tick>,
     /// Share at the last look, of those in slow start: since when, weight, parts in a thousand.
     shares: BTreeMap<Id, (Unix, u32, u64, u64)>,
@@ -59,6 +59,11 @@ impl Watch {
             let fast = policy.fast_interval * u64::from(100 - policy.jitter) / 100;
             assert!(now > last && now - last >= fast / 4, "checks of {id} at {last} and {now}");
         }
+    }
+
+    /// The next check comes after a pause, however long this one was.
+    pub(crate) fn check_ends(&mut self, id: Id, now: Tick) {
+        self.last_check.insert(id, now);
     }
 
     /// The next check may come at once: the backend was disabled, or the checks are others.

@@ -302,6 +302,7 @@ impl World {
         let Some(node) = self.controller.node_mut(id) else { return };
         if node.running == Some(serial) {
             node.running = None;
+            self.watch.check_ends(id, ended);
             let is_checked = node.health.is_checked();
             node.due = is_checked.then(|| next(started, ended, node.health.pace(), draw, &policy));
         }
