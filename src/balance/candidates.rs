@@ -46,8 +46,14 @@ pub struct Member {
 pub enum Line {
     /// Those of the lowest priority that has any.
     Lowest,
-    /// Those of this priority, if it has any, else of the lowest that has: failback waits.
-    Level(u32),
+    /// Those of this priority, if it has any, else of the lowest that has.
+    Level {
+        /// The priority in use.
+        level: u32,
+        /// Whether it is given back to a better one as soon as that is healthy, so that connections
+        /// may be the trials of better ones.
+        tries_better: bool,
+    },
     /// This member alone (an index), or nobody: a hot standby.
     Only(Option<usize>),
 }
@@ -172,7 +178,10 @@ fn in_line(members: &[Member], line: Line, policy: &Policy, at: Tick, choice: &m
         Some(member.priority) == level && member.weight > 0 && member.standing == Standing::Healthy
     };
     let any_healthy = members.iter().any(is_healthy);
-    let held = if let Line::Level(held) = line { held } else { 0 };
+    let best = match line {
+        Line::Level { level, tries_better: false } => level,
+        _ => 0,
+    };
     let last = level.or_else(|| {
         let due = members.iter().filter(|m| m.weight > 0 && m.trial().is_some());
         due.map(|member| member.priority).min()
@@ -182,7 +191,7 @@ fn in_line(members: &[Member], line: Line, policy: &Policy, at: Tick, choice: &m
         Standing::Unknown => Some(member.priority) == level && !any_healthy,
         Standing::Trial(_) => {
             Some(member.priority) <= last
-                && (member.priority >= held || Some(member.priority) == last)
+                && (member.priority >= best || Some(member.priority) == last)
         }
         Standing::Down | Standing::Out => false,
     };
@@ -207,7 +216,7 @@ fn in_line(members: &[Member], line: Line, policy: &Policy, at: Tick, choice: &m
 fn level(members: &[Member], line: Line) -> Option<u32> {
     let levels = || members.iter().filter(|member| member.is_usable()).map(|m| m.priority);
     match line {
-        Line::Level(held) if levels().any(|level| level == held) => Some(held),
+        Line::Level { level: held, .. } if levels().any(|level| level == held) => Some(held),
         _ => levels().min(),
     }
 }

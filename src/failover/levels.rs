@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::{Failback, Fitness, Tick, View};
+use super::{Failback, Fitness, Policy, Tick, View};
 
 /// Which priority is in use. A value: copied, compared, saved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +30,13 @@ impl Levels {
     #[must_use]
     pub fn level(&self) -> Option<u32> {
         self.level
+    }
+
+    /// Whether a better priority is used as soon as it is healthy, so that connections may be the
+    /// trials of its backends.
+    #[must_use]
+    pub fn tries_better(policy: &Policy) -> bool {
+        policy.failback == Failback::Auto && policy.failback_delay == 0
     }
 
     /// Looks at the pool again: after every change of it, and when it is time.
@@ -76,7 +83,7 @@ fn better(view: &View<'_>, level: u32) -> Option<(u32, Tick)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Policy, Standby};
+    use super::super::Standby;
     use super::*;
 
     const AUTO: Policy =

@@ -193,7 +193,7 @@ impl Failover {
     #[must_use]
     pub fn step(&self, event: Event, view: &View<'_>) -> Step {
         let mut run = Run::new(self, view);
-        let timer = || Why::new(Cause::Failback, "");
+        let timer = || Why::new(Cause::Configuration, "time has passed");
         let why = match event {
             Event::Changed(why) => why,
             Event::Timer => timer(),

@@ -14,6 +14,9 @@ use super::outlier::jittered;
 /// over a share of it, a single one is checked at once.
 const FLEET: u64 = 64;
 
+/// Lateness of a timer in milliseconds from which on this process has stalled.
+const LATE: Tick = 100;
+
 /// The policy of active checks; times in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checking {
@@ -124,15 +127,24 @@ pub enum Fire {
 impl Due {
     /// What to do when its timer fires `at` this time.
     ///
-    /// After a stall of a whole interval the checks of all backends are due in the same moment:
-    /// each is put off, once, by a random part (`draw`, uniform over `u64`) of an interval.
+    /// After a stall everything that fell due in it is due in the same moment. Who is late by 100 ms
+    /// or more is put off, once, by a random part (`draw`, uniform over `u64`) of four times the
+    /// lateness, at most of an interval: that spreads them about as they were.
     #[must_use]
     pub fn fire(self, at: Tick, draw: u64, policy: &Checking) -> Fire {
-        if self.was_put_off || at.saturating_sub(self.at) < policy.interval.max(1) {
+        let late = at.saturating_sub(self.at);
+        if self.was_put_off || late < LATE {
             return Fire::Now;
         }
-        let at = at.saturating_add(part_of(policy.interval, draw));
-        Fire::PutOff(Self { at, was_put_off: true })
+        let span = late.saturating_mul(4).min(policy.interval);
+        Fire::PutOff(Self { at: at.saturating_add(part_of(span, draw)), was_put_off: true })
+    }
+
+    /// After a reload: not later than a first check (see [`first`]) would be, lest a backend wait out
+    /// an interval that is configured no more.
+    #[must_use]
+    pub fn at_most(self, first: Self) -> Self {
+        if first.at < self.at { first } else { self }
     }
 }
 

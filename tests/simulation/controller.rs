@@ -208,6 +208,15 @@ impl Controller {
         step.change
     }
 
+    /// The timing of checks has changed.
+    pub(crate) fn reschedule(&mut self, at: Tick) {
+        let Some(checks) = self.settings.health.checks else { return };
+        let fleet = self.nodes.len();
+        for (rank, node) in self.nodes.iter_mut().enumerate() {
+            node.due = node.due.map(|due| due.at_most(first(rank, fleet, at, &checks)));
+        }
+    }
+
     /// The pool has changed: who is active, and who is in rotation.
     pub(crate) fn refresh(&mut self, why: &Why, is_found_out: bool, at: Tick) {
         self.role_event(RoleEvent::Changed(why.clone()), at);
@@ -259,7 +268,10 @@ impl Controller {
                 let active = role.active();
                 Line::Only(self.nodes.iter().position(|node| Some(node.id) == active))
             }
-            None => self.levels.level().map_or(Line::Lowest, Line::Level),
+            None => self.levels.level().map_or(Line::Lowest, |level| {
+                let tries_better = Levels::tries_better(&self.settings.failover);
+                Line::Level { level, tries_better }
+            }),
         };
         self.choice = choose(&members, line, &self.settings.rotation, at);
     }

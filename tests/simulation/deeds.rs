@@ -110,6 +110,7 @@ impl World {
             self.watch.check_is_due(id);
             self.controller.feed(id, Event::Configured { is_new_check }, self.now);
         }
+        self.controller.reschedule(self.now);
         self.changed("reload");
     }
 

@@ -216,6 +216,9 @@ fn each_backend(world: &World) {
         assert!(out.abs_diff(back) <= 1, "{out} evictions and {back} reinstatements of {id}");
         if node.health.is_checked() {
             assert!(node.due.is_some() || node.running.is_some(), "{id} is checked no more");
+            let interval = world.controller.settings.health.checks.map_or(0, |c| c.interval);
+            let longest = world.now + interval * 3 / 2;
+            assert!(node.due.is_none_or(|due| due.at <= longest), "{id} is checked too late");
         }
     }
 }

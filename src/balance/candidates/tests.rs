@@ -4,6 +4,11 @@ use Standing::{Down, Healthy, Out, Trial, Unknown};
 
 const PLAIN: Policy = Policy { panic_threshold: 0, slow_start: None };
 
+/// Priority 1 is in use, and a better one has to wait.
+const WAITS: Line = Line::Level { level: 1, tries_better: false };
+/// Priority 1 is in use until a better one is healthy.
+const TRIES: Line = Line::Level { level: 1, tries_better: true };
+
 fn member(priority: u32, standing: Standing) -> Member {
     Member { weight: 1, priority, standing, back_for: None }
 }
@@ -32,15 +37,17 @@ fn the_lowest_priority_with_a_usable_backend_takes_all() {
         (&[(0, Unknown), (0, Healthy)], Line::Lowest, &[1], &[]),
         (&[(0, Unknown), (1, Healthy)], Line::Lowest, &[0], &[]),
         // Failback waits: another priority is in use.
-        (&[(0, Healthy), (1, Healthy)], Line::Level(1), &[1], &[]),
-        (&[(0, Healthy), (1, Down)], Line::Level(1), &[0], &[]),
+        (&[(0, Healthy), (1, Healthy)], WAITS, &[1], &[]),
+        (&[(0, Healthy), (1, Down)], WAITS, &[0], &[]),
         // Trials: those of the priority in use and of better ones come with the traffic.
         (&[(0, Healthy), (0, Trial(7))], Line::Lowest, &[0, 1], &[]),
         (&[(0, Trial(7)), (1, Healthy)], Line::Lowest, &[0, 1], &[]),
         (&[(0, Healthy), (1, Trial(7))], Line::Lowest, &[0], &[1]),
-        (&[(0, Trial(7)), (1, Healthy)], Line::Level(1), &[1], &[0]),
+        (&[(0, Trial(7)), (1, Healthy)], WAITS, &[1], &[0]),
+        (&[(0, Trial(7)), (1, Healthy)], TRIES, &[0, 1], &[]),
+        (&[(0, Healthy), (1, Healthy)], TRIES, &[1], &[]),
         (&[(0, Trial(7)), (0, Trial(8)), (1, Trial(9))], Line::Lowest, &[0, 1], &[2]),
-        (&[(0, Trial(7)), (1, Down)], Line::Level(1), &[0], &[]),
+        (&[(0, Trial(7)), (1, Down)], WAITS, &[0], &[]),
         // Hot standby: the active one alone, or nobody.
         (&[(0, Healthy), (1, Healthy)], Line::Only(Some(1)), &[1], &[]),
         (&[(0, Healthy), (1, Healthy)], Line::Only(None), &[], &[]),

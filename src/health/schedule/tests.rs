@@ -100,17 +100,31 @@ fn a_check_that_outlived_its_interval_is_followed_after_a_part_of_one() {
 
 #[test]
 fn nothing_is_caught_up_after_a_stall() {
-    let mut draw = draws();
-    let (stall, mut starts) = (60_000, Vec::new());
-    for due in firsts(200, 0, &POLICY) {
-        let due = Due { at: due, was_put_off: false };
-        let Fire::PutOff(later) = due.fire(stall, draw(), &POLICY) else { panic!("at once") };
-        assert!((stall..stall + POLICY.interval).contains(&later.at));
-        assert_eq!(later.fire(later.at, draw(), &POLICY), Fire::Now);
-        assert!(next(later.at, later.at + 1, Pace::Steady, draw(), &POLICY).at >= later.at + 1600);
-        starts.push(later.at);
+    for (interval, stall) in [(2_000, 60_000), (2_000, 2_000), (10_000, 3_000), (60_000, 10_000)] {
+        let policy = Checking { interval, ..POLICY };
+        let mut draw = draws();
+        let (mut starts, fleet) = (Vec::new(), 2_000);
+        for due in firsts(fleet, 0, &policy).into_iter().filter(|due| *due <= stall) {
+            let due = Due { at: due, was_put_off: false };
+            let start = match due.fire(stall, draw(), &policy) {
+                Fire::Now => stall,
+                Fire::PutOff(later) => {
+                    assert_eq!(later.fire(later.at + 50_000, draw(), &policy), Fire::Now);
+                    later.at
+                }
+            };
+            assert!((stall..stall + interval).contains(&start));
+            let pause = next(start, start + 1, Pace::Steady, draw(), &policy).at - start;
+            assert!(pause >= interval * 8 / 10, "{pause}");
+            starts.push(start);
+        }
+        let mean = fleet as f64 * 100.0 / interval as f64;
+        assert!(
+            peak(&starts) as f64 <= 3.0 * mean,
+            "{interval} {stall}: {} of {mean}",
+            peak(&starts)
+        );
     }
-    assert!(peak(&starts) <= 30, "{}", peak(&starts));
 }
 
 #[test]
@@ -126,7 +140,17 @@ fn a_process_that_is_always_late_still_checks() {
     let due = Due { at: 0, was_put_off: true };
     assert_eq!(due.fire(1_000_000, 5, &POLICY), Fire::Now);
     let due = Due { at: 0, was_put_off: false };
-    assert_eq!(due.fire(POLICY.interval - 1, 5, &POLICY), Fire::Now);
+    assert_eq!(due.fire(99, 5, &POLICY), Fire::Now);
+    let Fire::PutOff(due) = due.fire(100, u64::MAX, &POLICY) else { panic!("at once") };
+    assert!((100..500).contains(&due.at));
+}
+
+#[test]
+fn nobody_waits_out_an_interval_that_is_configured_no_more() {
+    let due = |at| Due { at, was_put_off: false };
+    let short = Checking { interval: 1000, ..POLICY };
+    assert_eq!(due(3_600_000).at_most(first(32, 64, 0, &short)), due(500));
+    assert_eq!(due(10).at_most(first(32, 64, 0, &short)), due(10));
 }
 
 #[test]
