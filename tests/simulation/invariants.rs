@@ -30,6 +30,8 @@ pub(crate) struct Watch {
     /// Who was prepared just before, until the next switch.
     pub(crate) abandoned: Option<Id>,
     pub(crate) last: Option<Id>,
+    /// Who gets connections by what was told: one at a time.
+    pub(crate) holder: Option<Id>,
     pub(crate) is_pinned: bool,
     was_up: Option<bool>,
     /// Who was out when the process ended, and who was active.
@@ -38,7 +40,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new(highest: Id, active: Option<Id>) -> Self {
-        Self { highest, last: active, ..Self::default() }
+        Self { highest, last: active, holder: active, ..Self::default() }
     }
 
     /// All that can be seen of the world after a step.
@@ -151,6 +153,7 @@ impl Watch {
         watch.shares.clear();
         (watch.prepared, watch.hook_ok, watch.was_up) = (None, false, None);
         watch.last = world.controller.first_active;
+        watch.holder = watch.last;
         watch.is_pinned = world.controller.role.as_ref().is_some_and(|role| role.is_pinned());
     }
 
@@ -158,8 +161,9 @@ impl Watch {
     pub(crate) fn hear(world: &mut World, told: Told) {
         match told {
             Told::Changed(id, change) => changed(world, id, &change),
-            Told::Did(Action::Vacate { why, .. }) => {
+            Told::Did(Action::Vacate { from, why }) => {
                 let watch = &mut world.watch;
+                assert_eq!(watch.holder.take(), Some(from), "another one loses the role");
                 let is_failback = why.cause == Cause::Failback;
                 assert!(!(is_failback && watch.is_pinned), "a failback against an operator's word");
                 watch.is_pinned &= why.cause == Cause::Operator;

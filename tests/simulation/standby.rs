@@ -51,6 +51,7 @@ pub(crate) fn switched(world: &mut World, switch: &Switch) {
         world.watch.failed_hooks.clear();
     }
     assert_eq!(*from, world.watch.last, "who had the role");
+    assert_eq!(world.watch.holder.replace(*to), None, "two are active at one time");
     let policy = world.controller.settings.failover;
     let hook_ok = std::mem::take(&mut world.watch.hook_ok);
     let prepared = world.watch.prepared.take();
@@ -106,5 +107,6 @@ pub(crate) fn hot_standby(world: &mut World) {
     let chosen = &world.controller.choice.chosen;
     let ids: Vec<_> = chosen.iter().map(|c| world.controller.nodes[c.index].id).collect();
     let active = world.controller.role.as_ref().and_then(|role| role.active());
+    assert_eq!(active, world.watch.holder, "who was told to be active");
     assert_eq!(ids, active.into_iter().collect::<Vec<_>>(), "who gets connections");
 }
