@@ -64,7 +64,9 @@ fn merge<'a>(
     nodes_left: &mut usize,
 ) -> Option<()> {
     let Kind::Map(entries) = &mut over.kind else { return Some(()) };
-    for default in under.entries() {
+    // Unknown and double keys are reported; they would only cost time here.
+    let known = under.entries().iter().filter(|entry| !entry.is_double);
+    for default in known.filter(|entry| section.key(&entry.key).is_some()) {
         match entries.iter_mut().find(|entry| entry.key == default.key) {
             Some(own) => {
                 let shape = section.key(&own.key).and_then(|key| key.shape.section());

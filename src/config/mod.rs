@@ -25,6 +25,7 @@ pub mod written;
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::collections::HashSet;
 
 pub use problem::{Problem, render};
 pub use read::{MAX_BYTES, MAX_DEPTH, MAX_NODES};
@@ -98,7 +99,8 @@ pub fn one_shot(
             let path = option.map_or(problem.path.clone(), |(_, name)| (*name).to_owned());
             Problem { line: 0, column: 0, path, ..problem }
         };
-        problems.into_iter().map(named).collect()
+        let mut seen = HashSet::new();
+        problems.into_iter().map(named).filter(|problem| seen.insert(problem.to_string())).collect()
     })
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::panic::Location;
 
 use super::tree::Pos;
 
@@ -131,26 +132,39 @@ fn cut(text: &str) -> String {
 #[derive(Default)]
 pub(super) struct Problems {
     list: Vec<Problem>,
-    // By place and message. What is inherited from `defaults` or repeated by an alias is looked at
-    // many times and said once, under the path where it was seen first.
-    seen: HashSet<(Pos, u64)>,
+    // By place, key, and the line of this program that says it. What is inherited from `defaults` or
+    // repeated by an alias is looked at many times and said once, under the path where it was seen
+    // first; the message is not even made again.
+    seen: HashSet<u64>,
     more: usize,
 }
 
 impl Problems {
-    /// Adds a problem. `message` is asked for only while there is room.
+    /// Adds a problem, unless the caller has said it of this place and key. `message` is asked for
+    /// only when it is kept.
+    #[track_caller]
     pub(super) fn add(&mut self, pos: Pos, path: &Path<'_>, message: impl FnOnce() -> String) {
+        let mut hasher = DefaultHasher::new();
+        (pos, path.noun(), Location::caller()).hash(&mut hasher);
+        let key = hasher.finish();
+        if self.seen.contains(&key) {
+            return;
+        }
+        if self.list.len() < MAX_PROBLEMS {
+            self.seen.insert(key);
+        }
+        self.push(pos, path, message);
+    }
+
+    /// Adds a problem, whatever was said before.
+    pub(super) fn push(&mut self, pos: Pos, path: &Path<'_>, message: impl FnOnce() -> String) {
         if self.list.len() >= MAX_PROBLEMS {
             self.more += 1;
             return;
         }
-        let message = clean(message());
-        let mut hasher = DefaultHasher::new();
-        message.hash(&mut hasher);
-        if self.seen.insert((pos, hasher.finish())) {
-            let (line, column) = (pos.line as usize, pos.column as usize);
-            self.list.push(Problem { line, column, path: path.to_string(), message });
-        }
+        let (line, column) = (pos.line as usize, pos.column as usize);
+        let (path, message) = (path.to_string(), clean(message()));
+        self.list.push(Problem { line, column, path, message });
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -160,6 +174,7 @@ impl Problems {
     /// The problems in the order of the file, and a last one that counts those left out.
     pub(super) fn into_list(mut self) -> Vec<Problem> {
         self.list.sort();
+        self.list.dedup();
         if self.more > 0 {
             let message = format!("{} more problems are not shown", self.more);
             self.list.push(Problem { line: 0, column: 0, path: String::new(), message });
@@ -192,12 +207,13 @@ mod tests {
     fn what_is_said_once_is_not_said_again() {
         let mut problems = Problems::default();
         let pos = Pos { line: 3, column: 1 };
-        problems.add(pos, &Path::Root.key("defaults"), || "wrong".to_owned());
-        problems.add(pos, &Path::Root.key("pools"), || "wrong".to_owned());
-        problems.add(pos, &Path::Root.key("pools"), || "also wrong".to_owned());
-        let list = problems.into_list();
-        assert_eq!(list.len(), 2);
-        assert!(list.iter().any(|problem| problem.path == "defaults"));
+        for all in ["defaults", "pools"] {
+            for key in ["bind", "pool"] {
+                problems.add(pos, &Path::Root.key(all).key(key), || "wrong".to_owned());
+            }
+        }
+        let paths: Vec<String> = problems.into_list().into_iter().map(|one| one.path).collect();
+        assert_eq!(paths, ["defaults.bind", "defaults.pool"]);
     }
 
     #[test]

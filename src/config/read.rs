@@ -333,8 +333,8 @@ fn report(
             report(problems, inner, &path.key(key), last, problem);
         }
         (Some((_, inner)), _) => report(problems, inner, path, last, problem),
-        (None, Some(last)) => problems.add(problem.0, &path.key(last), problem.1),
-        (None, None) => problems.add(problem.0, path, problem.1),
+        (None, Some(last)) => problems.push(problem.0, &path.key(last), problem.1),
+        (None, None) => problems.push(problem.0, path, problem.1),
     }
 }
 

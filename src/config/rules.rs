@@ -95,10 +95,10 @@ fn check_pool(pool: &Node<'_>, path: &Path<'_>, problems: &mut Problems) {
         }
         match taken.get(text) {
             Some(first) => problems.add(name.pos, &path.index(index), || {
-                let line = first.line;
                 format!(
-                    "duplicate backend name {}; line {line} has it too, give it a name of its own",
-                    show(text)
+                    "duplicate backend name {}{}; give it a name of its own",
+                    show(text),
+                    on_line(*first)
                 )
             }),
             None => {
@@ -161,21 +161,24 @@ fn check_binds<'n>(listeners: &'n [Entry<'n>], problems: &mut Problems) -> Optio
         if let Some((other, address)) = taken.add(index, &one.bind) {
             let other = &bound[other];
             report(one, listeners, problems, || {
-                let line = other.node.pos.line;
-                match other.listener == one.listener {
-                    true => format!("{address} is bound twice; line {line} has it too"),
-                    false => format!(
-                        "{address} is taken by listener {} (line {line}): {}",
-                        show(&listeners[other.listener].key),
-                        other.node.text().unwrap_or_default(),
-                    ),
+                let line = on_line(other.node.pos);
+                if other.listener == one.listener {
+                    return format!("{address} is bound twice{line}");
                 }
+                let name = show(&listeners[other.listener].key);
+                format!("{address} is taken by listener {name}{line}")
             });
         }
     }
     Some(bound)
 }
 
+/// Where something is already; nothing for what is from no file.
+fn on_line(pos: Pos) -> String {
+    if pos.line > 0 { format!(" (first on line {})", pos.line) } else { String::new() }
+}
+
+#[track_caller]
 fn report(
     one: &Bound<'_>,
     listeners: &[Entry<'_>],
@@ -290,10 +293,12 @@ fn check_loops<'n>(
     bound: &[Bound<'n>],
     problems: &mut Problems,
 ) {
+    let pool_names: Vec<Option<&str>> =
+        listeners.iter().map(|listener| listener.value.get("pool").and_then(Node::text)).collect();
     let mut reaches: HashMap<&str, Reach<'_>> = HashMap::new();
     for one in bound {
-        let pool = listeners[one.listener].value.get("pool").and_then(Node::text);
-        let Some((name, pool)) = pool.and_then(|name| pools.get_key_value(name)) else { continue };
+        let pool = pool_names[one.listener].and_then(|name| pools.get_key_value(name));
+        let Some((name, pool)) = pool else { continue };
         let reach = reaches.entry(name).or_insert_with(|| Reach::of(pool));
         if let Some(backend) = reach.hit(&one.bind) {
             report(one, listeners, problems, || {

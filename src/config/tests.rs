@@ -191,6 +191,10 @@ fn a_configuration_needs_no_file() {
         let found = wrong.iter().find(|problem| problem.starts_with(option));
         assert!(found.is_some_and(|problem| problem.contains(hint)), "{option} {wrong:#?}");
     }
+    let twice = texts(&["127.0.0.1:1", "127.0.0.1:1"]);
+    let loops = one_shot(&twice, &texts(&["127.0.0.1:1"]), None, &registry()).unwrap_err();
+    assert_eq!(loops.len(), 2, "each is said once: {loops:#?}");
+    assert!(loops.iter().all(|problem| !problem.to_string().contains("line")));
     let none = one_shot(&[], &[], None, &registry()).unwrap_err();
     assert_eq!(none.len(), 2, "{none:#?}");
 }
@@ -227,4 +231,19 @@ fn ten_thousand_backends_are_loaded() {
         );
     }
     assert_eq!(config(&text).pools["app"].backends.len(), 10_000);
+}
+
+#[test]
+fn what_many_inherit_is_looked_at_in_linear_time() {
+    let keys = |count: usize| (0..count).map(|n| format!("k{n}: 1, ")).collect::<String>();
+    let many = 20_000;
+    let text = format!(
+        "defaults: {{ pool: {{ {0} }}, listener: {{ pool: nowhere }} }}\n\
+         listeners:\n  a: {{ {0} bind: [{1}] }}\n{2}pools: {{ a: {{ {0} }} }}\n",
+        keys(many),
+        (0..many).map(|n| format!("127.0.0.1:{}, ", n + 1)).collect::<String>(),
+        (0..many).map(|n| format!("  l{n}: {{}}\n")).collect::<String>(),
+    );
+    let problems = problems(&text);
+    assert_eq!(problems.len(), problem::MAX_PROBLEMS + 1);
 }

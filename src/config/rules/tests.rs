@@ -24,7 +24,7 @@ fn addresses_that_clash() {
         ("unix:/run/a", "unix:/run/a"),
     ] {
         let problem = problem(&file(&[first, second], FAR));
-        assert!(problem.contains("is taken by listener \"l0\" (line 2)"), "{problem}");
+        assert!(problem.contains("is taken by listener \"l0\" (first on line 2)"), "{problem}");
         assert!(problem.starts_with("3:15: listeners.l1.bind: "), "{problem}");
     }
 }
@@ -49,7 +49,7 @@ fn an_address_is_listed_once() {
     let problem = problem(&file(&["[127.0.0.1:80, 127.0.0.1:80]"], FAR));
     assert_eq!(
         problem,
-        "2:30: listeners.l0.bind[1]: 127.0.0.1:80 is bound twice; line 2 has it too"
+        "2:30: listeners.l0.bind[1]: 127.0.0.1:80 is bound twice (first on line 2)"
     );
 }
 
