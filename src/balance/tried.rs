@@ -35,9 +35,11 @@ impl Tried {
         self.0.len()
     }
 
-    /// Forgets everything: the connection starts anew.
-    pub fn clear(&mut self) {
-        self.0.clear();
+    /// Forgets `id`: it was not tried after all.
+    pub fn remove(&mut self, id: u32) {
+        if let Ok(place) = self.0.binary_search(&id) {
+            self.0.remove(place);
+        }
     }
 }
 

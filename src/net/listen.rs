@@ -1,7 +1,7 @@
 //! Listening sockets: bound once, one for each thread where the kernel can share an address.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind,
+    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind, connect,
     getsockname, listen, socket_with, sockopt,
 };
 
@@ -128,10 +128,14 @@ fn is_socket(path: &Path) -> bool {
 
 /// Removes the socket at `path` if nobody listens on it; no file of another kind, no link.
 fn remove_if_dead(path: &Path) -> io::Result<()> {
-    let is_dead = is_socket(path)
-        && std::os::unix::net::UnixStream::connect(path)
-            .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
-    if is_dead { std::fs::remove_file(path) } else { Err(Errno::ADDRINUSE.into()) }
+    if is_socket(path) && is_refused(path)? { std::fs::remove_file(path) } else { Err(Errno::ADDRINUSE.into()) }
+}
+
+/// Whether nobody listens on the socket at `path`. A full backlog is somebody.
+fn is_refused(path: &Path) -> io::Result<bool> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok(connect(&socket, &SocketAddrUnix::new(path)?) == Err(Errno::CONNREFUSED))
 }
 
 fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
@@ -193,13 +197,7 @@ pub fn accept(socket: impl AsFd) -> Result<Accepted, AcceptError> {
 /// The peer's address; an IPv4 address mapped into IPv6 is an IPv4 address from here on.
 fn canonical(address: SocketAddrAny) -> Option<SocketAddr> {
     let address = SocketAddr::try_from(address).ok()?;
-    Some(SocketAddr::new(canonical_ip(address.ip()), address.port()))
-}
-
-/// `::ffff:a.b.c.d` as `a.b.c.d`.
-#[must_use]
-pub fn canonical_ip(ip: IpAddr) -> IpAddr {
-    ip.to_canonical()
+    Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
 impl Accepted {

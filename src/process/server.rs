@@ -101,6 +101,7 @@ impl Server {
             ports: EphemeralPorts::read(),
             slots: Arc::new(Slots::new(Some(shares.connections))),
             fleet,
+            end_all: tokio::sync::watch::Sender::new(None),
         });
         let (alive, all_ended) = Alive::new();
         let server = Self {
@@ -157,7 +158,7 @@ impl Server {
                 return;
             }
             warn!(connections = self.connections(), "ending connections: the grace has passed");
-            self.shared.fleet.tell_all(|| Order::EndAll(Ending::Shutdown));
+            self.shared.end_all.send_replace(Some(Ending::Shutdown));
             let _ = tokio::time::timeout(FAREWELL, self.ended()).await;
         } else {
             self.ended().await;
