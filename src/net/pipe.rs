@@ -84,12 +84,7 @@ impl PipePool {
     /// A pool that never has more than `limit` pipes (two descriptors each) open.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self {
-            spare: RefCell::default(),
-            open: Cell::new(0),
-            limit,
-            refused_until: Cell::new(0),
-        }
+        Self { spare: RefCell::default(), open: Cell::new(0), limit, refused_until: Cell::new(0) }
     }
 
     /// Lends a pipe; `None` when all are lent or the kernel gives no useful one: copy instead.
