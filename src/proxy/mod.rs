@@ -5,7 +5,7 @@
 //! accept.rs           connect.rs                                   net/relay.rs   ending.rs
 //! ```
 //!
-//! [`connection`] holds the line itself. Each thread is a [`worker`] with its own runtime; a
+//! `connection` holds the line itself. Each thread is a `worker` with its own runtime; a
 //! connection lives and dies on one of them.
 
 mod accept;
