@@ -165,12 +165,14 @@ pub enum OverLimit {
 pub struct Tcp {
     /// Send small segments at once (`TCP_NODELAY`).
     pub nodelay: bool,
-    /// Time without traffic after which the peer is probed (`TCP_KEEPIDLE`).
+    /// Time without traffic after which the peer is probed (`TCP_KEEPIDLE`): the client, and, once
+    /// a connection is 5 s old, its backend.
     #[serde(with = "OrOff::<Period>")]
     #[schemars(extend("x-minimum" = "1s", "x-maximum" = "32767s"))]
     pub keepalive: Option<Duration>,
-    /// Time that sent data may stay unacknowledged before the connection is given up
-    /// (`TCP_USER_TIMEOUT`); `off` = the kernel's retransmission limit.
+    /// Time that data sent to the client, or to the backend of a connection 5 s old, may stay
+    /// unacknowledged before the connection is given up (`TCP_USER_TIMEOUT`); `off` = the kernel's
+    /// retransmission limit.
     #[serde(with = "OrOff::<Period>")]
     #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "24d"))]
     pub user_timeout: Option<Duration>,

@@ -5,8 +5,8 @@
 //! accept.rs           connect.rs                                   net/relay.rs   ending.rs
 //! ```
 //!
-//! `connection` holds the line itself. Each thread is a `worker` with its own runtime; a
-//! connection lives and dies on one of them.
+//! `connection.rs` holds the line itself. Each thread is a worker (`worker.rs`) with its own
+//! runtime; a connection lives and dies on one of them.
 
 mod accept;
 mod connect;

@@ -128,7 +128,7 @@ fn a_pool_without_backends_is_refused() {
     let empty = format!("{}    backends: []\n{}", &FILE[..start], &FILE[end..]);
     expect_problem_in(&empty, "11:15: pools.app.backends", &[]);
     let none = format!("{}{}", &FILE[..start], &FILE[end..]);
-    expect_problem_in(&none, "10:5: pools.app", &["backends"]);
+    expect_problem_in(&none, "10:5: pools.app.backends", &["missing"]);
 }
 
 #[test]

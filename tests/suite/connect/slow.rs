@@ -169,16 +169,3 @@ fn waiting_for_a_backend_uses_no_processor() {
     waiting.iter().for_each(|client| client.expect_end(End::Reset));
     proxy.expect_ends(&["connect_failed"; 20]);
 }
-
-#[test]
-fn a_client_that_resets_after_its_end_takes_its_attempt_along() {
-    let hole = BlackHole::new();
-    let proxy = in_order(&[&hole.address()], "{timeout: 8s, deadline: 9s}").start();
-    let client = proxy.client();
-    client.send("a question");
-    client.fin();
-    eventually(PATIENCE, "it is dialled", || hole.dials_of(proxy.pid()) == 1);
-    client.reset();
-    eventually(ms(1_000), "it is given up", || hole.dials_of(proxy.pid()) == 0);
-    proxy.expect_ends(&["client_reset"]);
-}
