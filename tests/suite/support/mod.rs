@@ -31,7 +31,7 @@ pub(crate) use setup::Setup;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a busy machine may add to a time that the contract promises.
-pub(crate) const SLACK: Duration = Duration::from_millis(250);
+pub(crate) const SLACK: Duration = Duration::from_millis(400);
 
 /// Milliseconds, short.
 pub(crate) const fn ms(milliseconds: u64) -> Duration {
