@@ -55,8 +55,10 @@ pools:
         }
     };
     match Server::start(&config, &registry) {
-        Ok(server) if signals.serve(server, config.runtime.shutdown_grace) => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+        Ok(server) => {
+            let is_told = signals.serve(server, config.runtime.shutdown_grace);
+            if is_told { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
         Err(error) => {
             eprintln!("own_strategy: {error}");
             ExitCode::FAILURE

@@ -59,7 +59,7 @@ impl ConnectError {
 
     /// The same, for an error that came after the connect was under way: what forbids it then is
     /// the network, which said so by ICMP.
-    fn from_afar(self) -> Self {
+    fn once_under_way(self) -> Self {
         match self {
             Self::Local(Errno::ACCESS | Errno::PERM) => Self::Unreachable,
             other => other,
@@ -229,7 +229,7 @@ impl Dial {
         match self.stream.try_write(bytes) {
             Ok(taken) => Ok(Some(taken)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(e) => Err(ConnectError::classify(&e, address).from_afar()),
+            Err(e) => Err(ConnectError::classify(&e, address).once_under_way()),
         }
     }
 
@@ -244,7 +244,7 @@ impl Dial {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), ConnectError>> {
         let connected = ready!(self.stream.poll_connected(cx));
-        Poll::Ready(connected.map_err(|e| ConnectError::classify(&e, address).from_afar()))
+        Poll::Ready(connected.map_err(|e| ConnectError::classify(&e, address).once_under_way()))
     }
 
     /// The connected stream.

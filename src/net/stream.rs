@@ -181,9 +181,13 @@ impl Stream {
 
     /// Waits until the peer is gone altogether, after its FIN: reset, or given up by the kernel.
     ///
-    /// Never ready once the socket is registered for writing: being writable hides it.
+    /// Never ready once the socket is registered for writing: being writable hides it. Nor for a
+    /// unix socket, which looks the same when its peer has merely closed it.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Socket::Reading(fd) = &self.socket else { return Poll::Pending };
+        if !self.is_tcp {
+            return Poll::Pending;
+        }
         match ready!(fd.poll_write_ready(cx)) {
             Ok(mut ready) if !ready.ready().is_write_closed() => {
                 ready.clear_ready();

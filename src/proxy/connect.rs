@@ -141,7 +141,10 @@ impl<'a> Race<'a> {
             if self.made >= self.pool.connect.attempts || now >= self.ends_at {
                 return Err(last);
             }
-            let lease = self.next_lease(now)?;
+            let lease = match self.next_lease(now) {
+                Err(Ending::ConnectFailed) => return Err(last),
+                lease => lease?,
+            };
             if self.made > 0 && !self.pool.budget.try_retry(now) {
                 self.tried.remove(lease.backend().id);
                 return Err(last);

@@ -310,6 +310,9 @@ async fn run(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>, doors: Ve
             // Whoever hands a connection over from now on keeps it; those on their way are served.
             orders.close();
         }
+        if orders.is_closed() && orders.is_empty() && worker.is_empty() {
+            break;
+        }
         tokio::select! {
             order = orders.recv(), if !orders.is_closed() || !orders.is_empty() => match order {
                 Some(Order::Adopt(arrival)) => serve_here(&worker, *arrival),
@@ -333,9 +336,6 @@ async fn run(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>, doors: Ve
                 error!(worker = worker.index, "the timers have ended: this is a bug of tidegate");
                 break;
             }
-        }
-        if orders.is_closed() && orders.is_empty() && worker.is_empty() {
-            break;
         }
     }
     debug!(worker = worker.index, "worker has stopped");

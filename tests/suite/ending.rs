@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use crate::support::peer::Options;
 use crate::support::{
     End, PATIENCE, Pattern, Peer, Proxy, SLACK, Setup, TestBackend, at_once, eventually, ms,
-    skipped, throughout,
+    throughout,
 };
 
 /// Whether the listener takes a new connection and answers on it.
@@ -136,11 +136,6 @@ fn a_stop_does_not_wait_for_a_client_that_is_being_connected_for_ever() {
     let time = client.time_to_end(End::Reset);
     assert!(time < ms(500) + 2 * SLACK, "took {time:?}");
     assert_eq!(proxy.expect_exit(Duration::from_secs(1)).code(), Some(0));
-}
-
-#[test]
-fn a_panic_in_one_connection_ends_that_connection_only() {
-    skipped("the program has no hook that makes it panic on purpose");
 }
 
 #[test]
