@@ -37,6 +37,20 @@ fn a_stop_waits_for_open_connections_and_takes_no_new_ones() {
 }
 
 #[test]
+fn clients_that_were_queued_when_the_stop_came_are_served() {
+    // Closing a listening socket resets those that the kernel has connected and nobody accepted.
+    for _ in 0..5 {
+        let backend = TestBackend::echo();
+        let mut proxy = Proxy::before(&backend);
+        let clients: Vec<_> = (0..30).map(|_| proxy.client()).collect();
+        proxy.signal(Signal::TERM);
+        clients.iter().for_each(|client| client.expect_echo("here before the stop"));
+        drop(clients);
+        assert_eq!(proxy.expect_exit(SLACK + ms(500)).code(), Some(0));
+    }
+}
+
+#[test]
 fn a_stop_without_connections_is_immediate() {
     let backend = TestBackend::echo();
     let mut proxy = Proxy::before(&backend);

@@ -137,7 +137,7 @@ fn clients_that_break_off_give_their_places_back() {
             }
         }
     });
-    eventually(Duration::from_secs(3), "all are over", || backend.open() == 0);
+    eventually(Duration::from_secs(3), "all are over", || proxy.ended().len() == 200);
     eventually(Duration::from_secs(3), "all places are free", || proxy.extra_sockets() == 0);
     let all: Vec<_> = (0..5).map(|_| greeted(&proxy)).collect();
     proxy.client().expect_end(End::Reset);
