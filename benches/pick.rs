@@ -16,7 +16,7 @@ const SIZES: [u32; 4] = [10, 100, 1_000, 10_000];
 fn candidates(n: u32) -> Vec<Candidate> {
     let candidate = |id: u32| {
         let load = Load::default();
-        load.record_latency(200 + id * 7 % 100, 0);
+        load.record_latency(200 + (id.wrapping_mul(0x9e37_79b9) >> 20), 0);
         assert!((0..id * 31 % 16).all(|_| load.take(None)));
         Candidate { id, key: format!("b{id}").into(), weight: 1 + id % 4, load: Arc::new(load) }
     };

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use tidegate::balance::{Candidate, Entry, Options, Registry, Request, Strategy};
-use tidegate::process::{Server, run};
+use tidegate::process::{Server, Signals};
 
 /// Sends every client to the backend whose turn it is in the reverse order of the list.
 #[derive(Debug)]
@@ -47,10 +47,21 @@ pools:
         }
     };
     let _log = tidegate::log::start(&config.log);
-    let served = Server::start(&config, &registry)
-        .map_err(|error| eprintln!("own_strategy: {error}"))
-        .and_then(|server| {
-            run(server, config.runtime.shutdown_grace).map_err(|e| eprintln!("own_strategy: {e}"))
-        });
-    if served == Ok(true) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let signals = match Signals::take_over() {
+        Ok(signals) => signals,
+        Err(error) => {
+            eprintln!("own_strategy: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match Server::start(&config, &registry) {
+        Ok(server) => {
+            let is_told = signals.serve(server, config.runtime.shutdown_grace);
+            if is_told { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("own_strategy: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,11 +1,11 @@
 """Promises that need no peer: each takes a Place with tidegate, and returns [(what, PASS or FAIL, the figure)]."""
-import json
 import subprocess
 import threading
 import time
 
 import machine
 from machine import Skip
+from place import MAX_NOISE
 from proxies import find
 from scenarios import Held
 
@@ -29,7 +29,7 @@ def soak(place):
         early = machine.memory(place.pids())
         time.sleep(secs * 4 / 6)
         late = machine.memory(place.pids())
-        result = finish(client)
+        result = place.watch(client)
         lost = held.let_go()["lost"]
     short_of = "" if idle >= 10000 or place.options.quick else f" (the descriptor limit allows no more than {idle})"
     grown = late["resident_kib"] - early["resident_kib"]
@@ -47,15 +47,17 @@ def soak(place):
 def kill(place):
     """SIGKILL of one of three backends under steady new connections."""
     three_backends(place)
-    client, begun = steady(place)
-    wait_until(begun + 2)
-    place.backends[1].kill()
-    place.backends[1].wait()
-    at = time.monotonic()
-    result = finish(client)
+
+    def fault():
+        place.backends[1].kill()
+        place.backends[1].wait()
+        return time.monotonic()
+
+    result, at = steady(place, fault)
     cut, failed = in_flight(result, at)
     return [verdict(f"SIGKILL of one of three backends under {RATE} connections a second: 0 failed", not failed,
-                    f"{failed} failed of {result['ok'] + result['errors']}{cut}, slowest {result['max_us'] / 1e3:.1f} ms")]
+                    f"{failed} failed of {result['ok'] + result['errors']}{cut}, "
+                    f"slowest {result['max_us'] / 1e3:.1f} ms{disturbed(result)}")]
 
 
 def hole(place):
@@ -65,22 +67,24 @@ def hole(place):
         raise Skip("needs nft (package nftables) and a network namespace")
     three_backends(place)
     port = place.addresses[1].rsplit(":", 1)[1]
-    client, begun = steady(place)
-    wait_until(begun + 2)
-    # New connections first, everything a moment later: what is in flight may end, so every failure is the proxy's.
-    at = time.monotonic()
-    drop(nft, "first", f"tcp dport {port} tcp flags & (syn | ack) == syn")
-    time.sleep(0.2)
-    drop(nft, "second", f"tcp dport {port}")
-    drop(nft, "third", f"tcp sport {port}")
-    result = finish(client)
+
+    def fault():
+        # New connections first, everything a moment later: what is in flight may end, so every failure is the proxy's.
+        at = time.monotonic()
+        drop(nft, "first", f"tcp dport {port} tcp flags & (syn | ack) == syn")
+        time.sleep(0.2)
+        drop(nft, "second", f"tcp dport {port}")
+        drop(nft, "third", f"tcp sport {port}")
+        return at
+
+    result, at = steady(place, fault)
     cut, failed = in_flight(result, at)
     limit = HEDGE_MS + 50
     return [
         verdict(f"one of three backends' packets dropped under {RATE} connections a second: 0 failed", not failed,
                 f"{failed} failed of {result['ok'] + result['errors']}{cut}"),
         verdict(f"and none slower than the hedge and 50 ms ({limit} ms)", result["max_us"] <= limit * 1e3,
-                f"slowest {result['max_us'] / 1e3:.1f} ms, p99 {result['p99_us'] / 1e3:.1f} ms"),
+                f"slowest {result['max_us'] / 1e3:.1f} ms, p99 {result['p99_us'] / 1e3:.1f} ms{disturbed(result)}"),
     ]
 
 
@@ -105,22 +109,21 @@ def three_backends(place):
     place.start_proxy()
 
 
-def steady(place):
-    """A client that opens RATE connections a second; and when it began."""
+def steady(place, fault):
+    """Opens RATE connections a second and calls `fault` two seconds in, which says when it happened. (result, when)"""
     secs = 5 if place.options.quick else 12
     client = place.client("short", "--rate", RATE, "--secs", secs, "--warm", 0, "--timeout-ms", 10000)
-    client.stdout.readline()  # BEGIN
-    return client, time.monotonic()
+    when = []
+    timer = threading.Timer(2, lambda: when.append(fault()))
+    timer.start()
+    result = place.watch(client)
+    timer.join()
+    return result, when[0]
 
 
-def finish(client):
-    watchdog = threading.Timer(150, client.kill)
-    watchdog.start()
-    text = client.stdout.read()
-    watchdog.cancel()
-    if client.wait():
-        raise RuntimeError(f"the client failed: {text.strip()}")
-    return json.loads(text.splitlines()[-1])
+def disturbed(result):
+    """A remark where others used the machine: then it is they who made some wait."""
+    return f" (others took {result['noise'] * 100:.0f} % of the machine)" if result["noise"] > MAX_NOISE else ""
 
 
 def in_flight(result, at):
@@ -131,10 +134,6 @@ def in_flight(result, at):
         print(f"  {error['error']}: began {1000 * (error['start_s'] - at):+.1f} ms from the fault, "
               f"took {1000 * (error['end_s'] - error['start_s']):.1f} ms")
     return (f" ({cut} more were with the backend when it died)" if cut else ""), result["errors"] - cut
-
-
-def wait_until(moment):
-    time.sleep(max(0, moment - time.monotonic()))
 
 
 def drop(nft, table, match):

@@ -50,8 +50,8 @@ def congestion_control():
     return read("/proc/sys/net/ipv4/tcp_congestion_control").strip()
 
 
-def describe():
-    return f"{len(CORES)} cores, Linux {platform.release().split('-')[0]}, TCP {congestion_control()}"
+def describe(congestion):
+    return f"{len(CORES)} cores, Linux {platform.release().split('-')[0]}, TCP {congestion or congestion_control()}"
 
 
 # ------------------------------------------------------------------ a network of one's own
@@ -72,7 +72,12 @@ def enter_namespace(congestion=None):
         fcntl.ioctl(s, 0x8914, struct.pack("16sH14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
     write("/proc/sys/net/ipv4/ip_local_port_range", "10000 65535")
     if congestion:
-        write("/proc/sys/net/ipv4/tcp_congestion_control", congestion)
+        try:
+            write("/proc/sys/net/ipv4/tcp_congestion_control", congestion)
+        except OSError:
+            allowed = read("/proc/sys/net/ipv4/tcp_allowed_congestion_control").strip()
+            raise Skip(f"congestion control {congestion} is not allowed here; there are {allowed} "
+                       "(sysctl net.ipv4.tcp_allowed_congestion_control)") from None
     return True
 
 

@@ -125,22 +125,30 @@ class Place:
     def load_once(self, *words):
         """Runs the client once. Its JSON, plus `cpu_s` (CPU time of the proxy within the window) and `noise` (the share
         of the machine that others took meanwhile: the host, and processes that are not ours)."""
-        client, pids, marks, last = self.client(*words), self.pids(), [], ""
-        ours = [os.getpid(), client.pid, *(b.pid for b in self.backends), *machine.softirq_threads()]
+        return self.watch(self.client(*words))
+
+    def watch(self, client):
+        """Waits for a client; see `load_once`."""
+        marks, last = [], ""
         watchdog = threading.Timer(150, client.kill)
         watchdog.start()
         for line in client.stdout:
             if line.strip() in ("BEGIN", "END"):
-                marks.append((time.monotonic(), machine.cpu_seconds(pids), machine.cpu_seconds(ours),
-                              *machine.machine_seconds()))
+                marks.append(self.mark(client))
             else:
                 last = line
         watchdog.cancel()
         if client.wait() or not last.startswith("{") or len(marks) != 2:
-            raise RuntimeError(f"client {words[0]} failed ({client.returncode}): {last.strip()}")
+            raise RuntimeError(f"the client failed ({client.returncode}): {last.strip()}")
         wall, cpu, own, busy, stolen = (b - a for a, b in zip(*marks))
         noise = (max(busy - cpu - own, 0) + stolen) / wall / len(machine.CORES)
         return {**json.loads(last), "cpu_s": cpu, "noise": noise}
+
+    def mark(self, client):
+        """Clocks now: time, CPU of the proxy, of the load side, of the machine, stolen."""
+        ours = [os.getpid(), client.pid, *(b.pid for b in self.backends), *machine.softirq_threads()]
+        return (time.monotonic(), machine.cpu_seconds(self.pids()), machine.cpu_seconds(ours),
+                *machine.machine_seconds())
 
 
 def end(process):

@@ -123,7 +123,7 @@ def headline(proxies, options):
     """Date, command, versions and machine: without them figures say nothing."""
     command = shlex.join(["python3", "benches/peers/run.py", *sys.argv[1:]])
     versions = dict.fromkeys(p.version() for p in proxies)
-    return (f"{time.strftime('%Y-%m-%d', time.gmtime())}, `{command}`: {', '.join(versions)}; {machine.describe()}, "
+    return (f"{time.strftime('%Y-%m-%d', time.gmtime())}, `{command}`: {', '.join(versions)}; {machine.describe(options.congestion)}, "
             f"{options.threads} proxy thread(s), {options.rounds} round(s) of {options.secs} s")
 
 
@@ -134,7 +134,12 @@ def main():
     found, absent = peers()
     for name in absent:
         print(f"left out: {name} is not installed")
-    if not machine.in_child(machine.enter_namespace):
+    try:
+        own_network = machine.in_child(lambda: machine.enter_namespace(options.congestion))
+    except Skip as x:
+        sys.exit(f"run.py: {x}")
+    if not own_network:
+        options.congestion = None
         print("note: no network namespace of its own is allowed here; measuring on the machine's loopback device")
     title = headline([tidegate, *found], options)
     names = [w for w in options.what if w in SCENARIOS]

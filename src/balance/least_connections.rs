@@ -5,7 +5,7 @@
 //! `leastconn` (`lb_fwlc.c`) do; as in HAProxy idle ones are all equal, and equals are taken in turn,
 //! by weight. Without that a pool with one connection at a time would only ever use its heaviest.
 
-use super::lowest::lowest;
+use super::lowest::{Cost, LANES, Loads, Lowest};
 use super::{Candidate, Entry, Request, Strategy};
 
 /// The row of the table.
@@ -13,63 +13,60 @@ pub(super) const ENTRY: Entry = Entry {
     name: "least_connections",
     summary: "the fewest open connections, by weight",
     options: &[],
-    build: |_, _| Box::new(LeastConnections),
+    build: |candidates, _| Box::new(LeastConnections(Lowest::of(candidates))),
 };
 
-/// Looks at every candidate; needs nothing prepared.
-struct LeastConnections;
+/// Looks at every candidate.
+struct LeastConnections(Lowest);
 
 impl Strategy for LeastConnections {
     fn pick(&self, candidates: &[Candidate], request: &Request<'_>) -> Option<usize> {
-        lowest(candidates, request, Crowd::of)
+        self.0.pick(candidates, request, Crowd)
     }
 }
 
-/// How crowded a backend would be with one connection more: `(open + 1) / weight`, 0 if idle now.
+/// Counts connections.
+#[derive(Clone, Copy)]
+struct Crowd;
+
+impl Cost for Crowd {
+    #[inline(always)]
+    fn of(self, loads: &Loads) -> [f32; LANES] {
+        let (mut open, mut costs) = ([0; LANES], [0.0; LANES]);
+        for (open, load) in open.iter_mut().zip(loads) {
+            *open = load.open();
+        }
+        for (cost, open) in costs.iter_mut().zip(open) {
+            *cost = crowd(open);
+        }
+        costs
+    }
+}
+
+/// What a backend with so many open connections would have with one more; 0 if it is idle now.
 ///
-/// Compared by cross multiplication: exact, and no division.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Crowd {
-    /// Connections with the new one; 0 for an idle backend.
-    open: u64,
-    weight: u64,
-}
-
-impl Crowd {
-    /// How crowded `candidate` would be.
-    pub(super) fn of(candidate: &Candidate) -> Self {
-        let open = match candidate.load.open() {
-            0 => 0,
-            open => u64::from(open) + 1,
-        };
-        Self { open, weight: candidate.weight.into() }
-    }
-}
-
-impl PartialEq for Crowd {
-    fn eq(&self, other: &Self) -> bool {
-        self.open * other.weight == other.open * self.weight
-    }
-}
-
-impl PartialOrd for Crowd {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        (self.open * other.weight).partial_cmp(&(other.open * self.weight))
-    }
+/// Exact up to 2^24 connections, then to one part in 2^24.
+pub(super) fn crowd(open: u32) -> f32 {
+    let open = open.cast_signed();
+    (open + i32::from(open > 0)) as f32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balance::Tried;
     use crate::balance::contract::{asking, open_of, shares_by_weight, weighing, with_open};
+    use crate::balance::{Options, Tried};
+
+    fn pick(candidates: &[Candidate], request: &Request<'_>) -> Option<usize> {
+        (ENTRY.build)(candidates, &Options::default()).pick(candidates, request)
+    }
 
     /// Opens `count` connections one after another and keeps them.
     fn fill(candidates: &[Candidate], count: u64) {
         let tried = Tried::default();
         for turn in 0..count {
             let request = Request { turn, ..asking(&tried) };
-            let index = LeastConnections.pick(candidates, &request).unwrap();
+            let index = pick(candidates, &request).unwrap();
             assert!(candidates[index].load.take(None));
         }
     }
@@ -77,7 +74,7 @@ mod tests {
     #[test]
     fn the_least_crowded_by_weight_is_picked() {
         let pick = |weights: &[u32], open: &[u32]| {
-            LeastConnections.pick(&with_open(weights, open), &asking(&Tried::default()))
+            pick(&with_open(weights, open), &asking(&Tried::default()))
         };
         assert_eq!(pick(&[1, 1, 1], &[2, 1, 3]), Some(1));
         assert_eq!(pick(&[3, 1], &[4, 1]), Some(0), "5/3 is less than 2/1");
@@ -106,7 +103,7 @@ mod tests {
         for turn in 0..800 {
             let tried = Tried::default();
             let request = Request { turn, ..asking(&tried) };
-            had[LeastConnections.pick(&candidates, &request).unwrap()] += 1;
+            had[pick(&candidates, &request).unwrap()] += 1;
         }
         assert_eq!((had[2], had[6]), (0, 0));
         assert!(
@@ -115,9 +112,9 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_numbers_are_compared_exactly() {
-        let candidates = with_open(&[u32::MAX, u32::MAX - 1], &[u32::MAX, u32::MAX]);
-        assert_eq!(LeastConnections.pick(&candidates, &asking(&Tried::default())), Some(0));
+    fn of_many_connections_one_more_still_counts() {
+        let candidates = with_open(&[3, 3], &[3_000_001, 3_000_000]);
+        assert_eq!(pick(&candidates, &asking(&Tried::default())), Some(1));
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //!
 //! [`Load::record_latency`]: super::Load::record_latency
 
-use super::lowest::lowest;
+use super::load::Average;
+use super::lowest::{Cost, LANES, Loads, Lowest};
 use super::{Candidate, Entry, Request, Strategy};
 
 /// Microseconds assumed of a backend that has connections and no measured connect yet: one second,
@@ -18,38 +19,57 @@ pub(super) const ENTRY: Entry = Entry {
     name: "least_latency",
     summary: "the lowest connect time (peak EWMA) times open connections, by weight",
     options: &[],
-    build: |_, _| Box::new(LeastLatency),
+    build: |candidates, _| Box::new(LeastLatency(Lowest::of(candidates))),
 };
 
-/// Looks at every candidate; needs nothing prepared.
-struct LeastLatency;
+/// Looks at every candidate.
+struct LeastLatency(Lowest);
 
 impl Strategy for LeastLatency {
     fn pick(&self, candidates: &[Candidate], request: &Request<'_>) -> Option<usize> {
-        lowest(candidates, request, |candidate| cost(candidate, request.now_ms))
+        self.0.pick(candidates, request, Wait { now_ms: request.now_ms })
     }
 }
 
-/// What a connection more would cost: microseconds × connections / weight.
+/// Weighs latency and connections as of `now_ms`.
+#[derive(Clone, Copy)]
+struct Wait {
+    now_ms: u32,
+}
+
+impl Cost for Wait {
+    #[inline(always)]
+    fn of(self, loads: &Loads) -> [f32; LANES] {
+        let (mut open, mut costs) = ([0; LANES], [0.0; LANES]);
+        let (mut micros, mut at_ms) = ([0.0; LANES], [0; LANES]);
+        for (lane, load) in loads.iter().enumerate() {
+            open[lane] = load.open();
+            Average { micros: micros[lane], at_ms: at_ms[lane] } = load.average();
+        }
+        for (lane, cost) in costs.iter_mut().enumerate() {
+            let average = Average { micros: micros[lane], at_ms: at_ms[lane] };
+            *cost = wait(open[lane], average, self.now_ms);
+        }
+        costs
+    }
+}
+
+/// What a connection more would cost: microseconds × connections.
 ///
 /// A backend that was never measured costs nothing while it is idle, so that it is tried, and much
 /// once a connection is on the way, so that it gets one and not all of them until that one is
 /// measured.
-fn cost(candidate: &Candidate, now_ms: u32) -> f32 {
-    let open = candidate.load.open();
-    let latency = match candidate.load.latency(now_ms) {
-        Some(latency) => latency,
-        None if open == 0 => 0.0,
-        None => UNKNOWN,
-    };
-    latency * (open as f32 + 1.0) / candidate.weight as f32
+fn wait(open: u32, average: Average, now_ms: u32) -> f32 {
+    let micros = average.decayed(now_ms);
+    let (micros, this) = if average.is_measured() { (micros, 1.0) } else { (UNKNOWN, 0.0) };
+    micros * (open.cast_signed() as f32 + this)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balance::Tried;
     use crate::balance::contract::{asking, open_of, weighing, with_open};
+    use crate::balance::{Options, Tried};
 
     /// Candidates with these connections and microseconds, measured at time 0.
     fn measured(weights: &[u32], open: &[u32], micros: &[u32]) -> Vec<Candidate> {
@@ -61,7 +81,7 @@ mod tests {
     fn pick(candidates: &[Candidate], turn: u64, now_ms: u32) -> usize {
         let tried = Tried::default();
         let request = Request { turn, now_ms, ..asking(&tried) };
-        LeastLatency.pick(candidates, &request).unwrap()
+        (ENTRY.build)(candidates, &Options::default()).pick(candidates, &request).unwrap()
     }
 
     #[test]
@@ -95,7 +115,7 @@ mod tests {
     #[test]
     fn one_that_was_slow_is_asked_again_when_its_latency_has_decayed() {
         let candidates = measured(&[1, 1], &[0, 0], &[100, 51_200]);
-        let later = 10 * 7_000;
+        let later = 10 * 8_192;
         candidates[0].load.record_latency(100, later);
         assert_eq!(pick(&candidates, 0, 0), 0);
         assert_eq!(pick(&candidates, 0, later), 1, "50 µs after ten half-lives");

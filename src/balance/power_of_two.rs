@@ -5,7 +5,7 @@
 //! better of two is. Both are drawn by weight and never the same one, then compared as
 //! `least_connections` does.
 
-use super::least_connections::Crowd;
+use super::least_connections::crowd;
 use super::shares::{Shares, mix, not_in};
 use super::{Candidate, Entry, Request, Strategy};
 
@@ -28,7 +28,9 @@ impl Strategy for PowerOfTwo {
         let Some(other) = self.0.draw(candidates, mix(!request.random), is_other) else {
             return Some(one);
         };
-        let is_better = Crowd::of(&candidates[other]) < Crowd::of(&candidates[one]);
+        let by_weight =
+            |index: usize| crowd(candidates[index].load.open()) / candidates[index].weight as f32;
+        let is_better = by_weight(other) < by_weight(one);
         Some(if is_better { other } else { one })
     }
 }

@@ -72,18 +72,19 @@ pub(super) fn draw_among(
     uniform: u64,
     is_left: impl Fn(usize, &Candidate) -> bool,
 ) -> Option<usize> {
-    let left = || candidates.iter().enumerate().filter(|(index, one)| is_left(*index, one));
-    let total = left().map(|(_, candidate)| u64::from(candidate.weight)).sum();
-    owner_among(left(), scale(uniform, total))
+    let left = candidates.iter().enumerate().filter(|(index, one)| is_left(*index, one));
+    let weights = left.map(|(index, candidate)| (index, candidate.weight));
+    let total = weights.clone().map(|(_, weight)| u64::from(weight)).sum();
+    owner_among(weights, scale(uniform, total))
 }
 
-/// The owner of the `point`-th unit when the weights of `some` candidates are laid end to end.
-pub(super) fn owner_among<'a>(
-    some: impl Iterator<Item = (usize, &'a Candidate)>,
+/// The owner of the `point`-th unit when the weights of some candidates are laid end to end.
+pub(super) fn owner_among(
+    weights: impl Iterator<Item = (usize, u32)>,
     mut point: u64,
 ) -> Option<usize> {
-    for (index, candidate) in some {
-        match point.checked_sub(u64::from(candidate.weight)) {
+    for (index, weight) in weights {
+        match point.checked_sub(u64::from(weight)) {
             Some(rest) => point = rest,
             None => return Some(index),
         }

@@ -35,9 +35,11 @@ impl Tried {
         self.0.len()
     }
 
-    /// Forgets everything: the connection starts anew.
-    pub fn clear(&mut self) {
-        self.0.clear();
+    /// Forgets `id`: it was not tried after all.
+    pub fn remove(&mut self, id: u32) {
+        if let Ok(place) = self.0.binary_search(&id) {
+            self.0.remove(place);
+        }
     }
 }
 
@@ -54,11 +56,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_tried_is_remembered_once_and_until_cleared() {
+    fn what_was_tried_is_remembered_once_and_until_it_is_forgotten() {
         let mut tried: Tried = [7, 3, 7].into_iter().collect();
         assert_eq!(tried.len(), 2);
         assert!(tried.contains(3) && tried.contains(7) && !tried.contains(5));
-        tried.clear();
-        assert!(tried.is_empty() && !tried.contains(3));
+        tried.remove(3);
+        assert!(!tried.contains(3) && tried.contains(7) && !tried.is_empty());
     }
 }

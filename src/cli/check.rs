@@ -1,6 +1,6 @@
 //! `check` and `schema`.
 
-use super::ConfigFile;
+use super::{ConfigFile, print};
 use crate::balance::Registry;
 use crate::config;
 
@@ -15,26 +15,23 @@ pub(super) struct SchemaArguments {
 pub(super) fn check(file: &ConfigFile, registry: &Registry) -> Result<(), u8> {
     let (path, config) = file.load(registry)?;
     let backends: usize = config.pools.values().map(|pool| pool.backends.len()).sum();
-    println!(
-        "{}: valid: {}, {}, {}",
+    print(&format!(
+        "{}: valid: {}, {}, {}\n",
         path.display(),
         count(config.listeners.len(), "listener"),
         count(config.pools.len(), "pool"),
         count(backends, "backend"),
-    );
-    Ok(())
+    ))
 }
 
 fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "every command has the same form")]
 pub(super) fn schema(arguments: &SchemaArguments, registry: &Registry) -> Result<(), u8> {
     if arguments.reference {
-        print!("{}", config::reference(registry));
+        print(&config::reference(registry))
     } else {
-        println!("{:#}", config::schema(registry));
+        print(&format!("{:#}\n", config::schema(registry)))
     }
-    Ok(())
 }

@@ -10,8 +10,8 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::runtime::Builder;
 
-use super::FAILED;
 use super::run::serve;
+use super::{FAILED, complain, print};
 use crate::balance::Registry;
 use crate::config::one_shot;
 
@@ -24,14 +24,14 @@ pub(super) fn run(registry: &Registry) -> Result<(), u8> {
     let mut addresses = Vec::new();
     for name in WORKERS {
         let address = start_worker(name).map_err(|error| {
-            eprintln!("tidegate: cannot start {name}: {error}");
+            complain(&format!("tidegate: cannot start {name}: {error}"));
             FAILED
         })?;
         addresses.push(address.to_string());
     }
     let config =
         one_shot(&[LISTEN.to_owned()], &addresses, None, registry).map_err(|problems| {
-            problems.iter().for_each(|problem| eprintln!("tidegate: {problem}"));
+            problems.iter().for_each(|problem| complain(&format!("tidegate: {problem}")));
             FAILED
         })?;
     serve(&config, registry, || introduce(&addresses))
@@ -39,13 +39,14 @@ pub(super) fn run(registry: &Registry) -> Result<(), u8> {
 
 /// Says what is there and what to try.
 fn introduce(addresses: &[String]) {
-    println!("tidegate demo: {LISTEN} balances over three worker nodes in this process:");
-    for (name, address) in WORKERS.iter().zip(addresses) {
-        println!("  {name}  {address}");
-    }
-    println!("\nTry it; each answer names its worker:\n");
-    println!("  curl http://{LISTEN}/\n");
-    println!("Stop it with Ctrl-C.\n");
+    let nodes: String =
+        WORKERS.iter().zip(addresses).map(|(name, at)| format!("  {name}  {at}\n")).collect();
+    // Serving goes on where nobody reads this.
+    let _ = print(&format!(
+        "tidegate demo: {LISTEN} balances over three worker nodes in this process:\n{nodes}\n\
+         Try it; each answer names its worker:\n\n  curl http://{LISTEN}/\n\n\
+         Stop it with Ctrl-C.\n\n"
+    ));
 }
 
 /// Starts a worker node on a thread of its own, on a port that the kernel chooses.
@@ -58,7 +59,7 @@ fn start_worker(name: &'static str) -> std::io::Result<SocketAddr> {
         runtime.block_on(async move {
             match tokio::net::TcpListener::from_std(listener) {
                 Ok(listener) => answer_all(name, &listener).await,
-                Err(error) => eprintln!("tidegate: {name} cannot listen: {error}"),
+                Err(error) => complain(&format!("tidegate: {name} cannot listen: {error}")),
             }
         });
     })?;

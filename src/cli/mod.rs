@@ -1,11 +1,10 @@
 //! The commands of the binary: what is typed, what is printed, the exit code.
 
-#![allow(clippy::print_stdout, reason = "what a command prints is what it is for")]
-
 mod check;
 mod demo;
 mod run;
 
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -46,8 +45,31 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
     /// The configuration [default: ./conf/tidegate.yaml, then /etc/tidegate/tidegate.yaml]
-    #[arg(short, long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    ///
+    /// TIDEGATE_CONFIG names one too.
+    #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+/// Prints what a command was asked for.
+///
+/// # Errors
+///
+/// The exit code when it cannot be printed. Whoever has heard enough, as `head` has, is told nothing.
+fn print(text: &str) -> Result<(), u8> {
+    let mut out = std::io::stdout();
+    let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    printed.map_err(|error| {
+        if error.kind() != ErrorKind::BrokenPipe {
+            complain(&format!("tidegate: cannot print: {error}"));
+        }
+        FAILED
+    })
+}
+
+/// Says on standard error what is wrong. Where nobody can hear it, the exit code has to do.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Runs the command that the process's arguments ask for.
@@ -72,22 +94,23 @@ impl ConfigFile {
         match config::load_bytes(&bytes, &env, registry) {
             Ok(config) => Ok((path, config)),
             Err(problems) => {
-                eprint!("{}", config::render(&path.display().to_string(), &problems));
+                complain(config::render(&path.display().to_string(), &problems).trim_end());
                 Err(WRONG)
             }
         }
     }
 
     fn find(&self) -> Result<PathBuf, u8> {
-        if let Some(path) = &self.config {
-            return Ok(path.clone());
+        let named = std::env::var_os("TIDEGATE_CONFIG").filter(|path| !path.is_empty());
+        if let Some(path) = self.config.clone().or_else(|| named.map(PathBuf::from)) {
+            return Ok(path);
         }
         PLACES.iter().map(PathBuf::from).find(|path| path.exists()).ok_or_else(|| {
-            eprintln!(
+            complain(&format!(
                 "tidegate: no configuration: neither ./{} nor {} is there; name one with -c FILE \
                  or TIDEGATE_CONFIG, or try `tidegate demo`",
                 PLACES[0], PLACES[1]
-            );
+            ));
             WRONG
         })
     }
@@ -95,14 +118,13 @@ impl ConfigFile {
 
 /// Reads a file that is no larger than a configuration may be.
 fn read(path: &Path) -> Result<Vec<u8>, u8> {
-    use std::io::Read;
     let mut bytes = Vec::new();
     let read = std::fs::File::open(path)
         .and_then(|file| file.take(config::MAX_BYTES as u64 + 1).read_to_end(&mut bytes));
     match read {
         Ok(_) => Ok(bytes),
         Err(e) => {
-            eprintln!("tidegate: cannot read {}: {e}", path.display());
+            complain(&format!("tidegate: cannot read {}: {e}", path.display()));
             Err(WRONG)
         }
     }

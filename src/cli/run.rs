@@ -1,12 +1,10 @@
 //! `run`: from a file, or from `--listen` and `--backend`, to a serving process.
 
-use std::time::Duration;
-
-use super::{ConfigFile, FAILED, WRONG};
+use super::{ConfigFile, FAILED, WRONG, complain};
 use crate::balance::Registry;
 use crate::config::model::Config;
 use crate::config::one_shot;
-use crate::process::{self, Server};
+use crate::process::{Server, Signals};
 
 /// What `run` takes.
 #[derive(Debug, clap::Args)]
@@ -34,24 +32,14 @@ pub(super) fn run(arguments: &Arguments, registry: &Registry) -> Result<(), u8> 
 }
 
 fn from_arguments(arguments: &Arguments, registry: &Registry) -> Result<Config, u8> {
-    if is_file_named() {
-        eprintln!("tidegate: --listen and --backend take the place of a file: leave -c away");
+    if arguments.file.config.is_some() {
+        complain("tidegate: --listen and --backend take the place of a file: leave -c away");
         return Err(WRONG);
     }
     let strategy = arguments.strategy.as_deref();
     one_shot(&arguments.listen, &arguments.backend, strategy, registry).map_err(|problems| {
-        problems
-            .iter()
-            .for_each(|problem| eprintln!("tidegate: {}: {}", problem.path, problem.message));
+        problems.iter().for_each(|p| complain(&format!("tidegate: {}: {}", p.path, p.message)));
         WRONG
-    })
-}
-
-/// Whether `-c` was typed; `TIDEGATE_CONFIG` alone is no contradiction.
-fn is_file_named() -> bool {
-    std::env::args_os().any(|argument| {
-        let argument = argument.to_string_lossy();
-        argument == "--config" || argument.starts_with("--config=") || argument.starts_with("-c")
     })
 }
 
@@ -62,21 +50,14 @@ pub(super) fn serve(
     started: impl FnOnce(),
 ) -> Result<(), u8> {
     let _log = crate::log::start(&config.log);
+    let signals = Signals::take_over().map_err(|error| {
+        tracing::error!(%error, "cannot wait for signals");
+        FAILED
+    })?;
     let server = Server::start(config, registry).map_err(|error| {
         tracing::error!("{error}");
         FAILED
     })?;
     started();
-    run_until_signal(server, config.runtime.shutdown_grace)
-}
-
-fn run_until_signal(server: Server, grace: Option<Duration>) -> Result<(), u8> {
-    match process::run(server, grace) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(FAILED),
-        Err(error) => {
-            tracing::error!(%error, "cannot wait for signals");
-            Err(FAILED)
-        }
-    }
+    if signals.serve(server, config.runtime.shutdown_grace) { Ok(()) } else { Err(FAILED) }
 }

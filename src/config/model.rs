@@ -172,7 +172,8 @@ pub struct Tcp {
     pub keepalive: Option<Duration>,
     /// Time that data sent to the client, or to the backend of a connection 5 s old, may stay
     /// unacknowledged before the connection is given up (`TCP_USER_TIMEOUT`); `off` = the kernel's
-    /// retransmission limit.
+    /// retransmission limit. A peer that reads nothing for so long while bytes wait for it is given
+    /// up as well: give a reader that pauses for longer a longer time.
     #[serde(with = "OrOff::<Period>")]
     #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "24d"))]
     pub user_timeout: Option<Duration>,

@@ -134,13 +134,32 @@ fn any_config() -> impl Strategy<Value = Config> {
         let with_listener = |(index, name)| (Just(name), listener(index));
         names.into_iter().enumerate().map(with_listener).collect::<Vec<_>>()
     });
-    (runtime(), log(), listeners, pools).prop_map(|(runtime, log, mut listeners, pools)| {
+    (runtime(), log(), listeners, pools).prop_map(|(runtime, log, mut listeners, mut pools)| {
+        pools.iter_mut().for_each(|(_, pool)| only_fitting_sources(pool));
+        listeners.iter_mut().for_each(|(_, listener)| only_fitting_options(listener));
         for (index, (_, listener)) in listeners.iter_mut().enumerate() {
             listener.pool.clone_from(&pools[index % pools.len()].0);
         }
         let (listeners, pools) = (listeners.into_iter().collect(), pools.into_iter().collect());
         Config { runtime, log, listeners, pools }
     })
+}
+
+/// Sources that no backend could be connected to from are refused.
+fn only_fitting_sources(pool: &mut Pool) {
+    let is_v4 = |backend: &Backend| match &backend.address {
+        Address::Tcp(to) => Some(to.is_ipv4()),
+        Address::Unix(_) => None,
+    };
+    let families: Vec<_> = pool.backends.iter().filter_map(is_v4).collect();
+    pool.connect.source.retain(|source| families.contains(&source.is_ipv4()));
+}
+
+/// So are options of TCP where only unix sockets are bound.
+fn only_fitting_options(listener: &mut Listener) {
+    if listener.bind.iter().all(|address| matches!(address, Address::Unix(_))) {
+        listener.tcp = Tcp { defer_accept: None, fast_open: false, ..listener.tcp.clone() };
+    }
 }
 
 proptest! {

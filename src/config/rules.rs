@@ -28,6 +28,11 @@ pub(super) fn check_rules(root: &Node<'_>, registry: &Registry, problems: &mut P
         let path = all.key(&pool.key);
         check_options(&pool.value, registry, &path, problems);
         check_pool(&pool.value, &path, problems);
+        check_sources(&pool.value, &path.key("connect").key("source"), problems);
+    }
+    for listener in listeners.iter().filter(|listener| !listener.is_double) {
+        let path = Path::Root.key("listeners");
+        check_unix_options(&listener.value, &path.key(&listener.key), problems);
     }
     if root.get("pools").is_some_and(Node::is_map) {
         for listener in listeners.iter().filter(|listener| !listener.is_double) {
@@ -112,6 +117,73 @@ fn check_pool(pool: &Node<'_>, path: &Path<'_>, problems: &mut Problems) {
                 .to_owned()
         });
     }
+}
+
+/// What only a TCP socket can do, asked of a listener that has none.
+fn check_unix_options(listener: &Node<'_>, path: &Path<'_>, problems: &mut Problems) {
+    let (Some(bind), Some(tcp)) = (listener.get("bind"), listener.get("tcp")) else { return };
+    let binds = if bind.text().is_some() { std::slice::from_ref(bind) } else { bind.items() };
+    let is_unix = |node: &Node<'_>| node.text().is_some_and(|text| text.starts_with("unix:"));
+    if binds.is_empty() || !binds.iter().all(is_unix) {
+        return;
+    }
+    for key in ["defer_accept", "fast_open"] {
+        let is_on = |node: &&Node<'_>| {
+            node.text().is_some_and(|text| !matches!(text, "off" | "false" | "no"))
+        };
+        if let Some(node) = tcp.get(key).filter(is_on) {
+            problems.add(node.pos, &path.key("tcp").key(key), || {
+                "a unix socket cannot do that, and this listener has no other; leave it out".into()
+            });
+        }
+    }
+}
+
+/// A source address serves backends of its own family: one that no backend has would never be used.
+fn check_sources(pool: &Node<'_>, path: &Path<'_>, problems: &mut Problems) {
+    let Some(source) = pool.get("connect").and_then(|connect| connect.get("source")) else {
+        return;
+    };
+    let backends = pool.get("backends").map_or(&[][..], Node::items);
+    let addresses = backends.iter().filter_map(|backend| address_of(backend)?.text());
+    let families: Option<Vec<_>> =
+        addresses.map(|text| family(Address::parse(text).ok()?)).collect();
+    let is_list = source.text().is_none();
+    let sources = if is_list { source.items() } else { std::slice::from_ref(source) };
+    for (index, node) in sources.iter().enumerate() {
+        let Some(Ok(ip)) = node.text().map(str::parse::<IpAddr>) else { continue };
+        // What cannot be read is reported already.
+        let Some(families) = &families else { return };
+        if families.contains(&Family::of(ip)) {
+            continue;
+        }
+        let path = if is_list { path.index(index) } else { *path };
+        let kind = if ip.is_ipv4() { "an IPv4" } else { "an IPv6" };
+        problems.add(node.pos, &path, || {
+            format!("no backend of this pool has {kind} address, so {ip} would never be used")
+        });
+    }
+}
+
+/// What a source address has to match.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+    Unix,
+}
+
+impl Family {
+    fn of(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+fn family(address: Address) -> Option<Family> {
+    Some(match address {
+        Address::Tcp(to) => Family::of(to.ip()),
+        Address::Unix(_) => Family::Unix,
+    })
 }
 
 /// The weight of a backend; `None` where it cannot be read.

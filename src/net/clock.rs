@@ -61,10 +61,12 @@ pub fn ticks(duration: Duration) -> Tick {
 ///
 /// Activity on a connection touches nothing in here. A deadline that comes too early is found to be
 /// so by its owner, who then sets the next one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Deadlines {
     queue: RefCell<BTreeMap<(Tick, u64), Waker>>,
     serial: Cell<u64>,
+    /// When the task will look next; later while it has nothing to wait for.
+    armed: Cell<Tick>,
     earlier: Notify,
 }
 
@@ -75,13 +77,25 @@ pub struct Deadline {
     key: (Tick, u64),
 }
 
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            queue: RefCell::default(),
+            serial: Cell::new(0),
+            armed: Cell::new(Tick::MAX),
+            earlier: Notify::new(),
+        }
+    }
+}
+
 impl Deadlines {
     /// Wakes `waker` at `at`, unless the guard is dropped before. Costs O(log n).
     pub fn set(self: &Rc<Self>, at: Tick, waker: Waker) -> Deadline {
         let serial = self.serial.get();
         self.serial.set(serial + 1);
         let mut queue = self.queue.borrow_mut();
-        if queue.first_key_value().is_none_or(|((first, _), _)| at < *first) {
+        if at < self.armed.get() {
+            self.armed.set(at);
             self.earlier.notify_one();
         }
         queue.insert((at, serial), waker);
@@ -92,41 +106,37 @@ impl Deadlines {
     pub async fn run(&self, clock: Clock) {
         loop {
             let first = self.queue.borrow().first_key_value().map(|((at, _), _)| *at);
+            self.armed.set(first.unwrap_or(Tick::MAX));
             match first {
                 None => self.earlier.notified().await,
                 Some(at) => tokio::select! {
                     () = self.earlier.notified() => {}
                     // Whoever is woken looks at the coarse clock, which must not be short of `at`.
-                    () = tokio::time::sleep_until(clock.instant(at + GRAIN)) => {
-                        self.wake_due(clock.now().max(at));
+                    () = tokio::time::sleep_until(clock.instant(at.saturating_add(GRAIN))) => {
+                        if !self.wake_due(clock.now()) {
+                            // The coarse clock is behind by more than it should be.
+                            tokio::time::sleep(Duration::from_millis(1)).await;
+                        }
                     }
                 },
             }
         }
     }
 
-    fn wake_due(&self, now: Tick) {
+    /// Wakes what is due; whether anything was.
+    fn wake_due(&self, now: Tick) -> bool {
+        let mut is_any = false;
         while let Some(waker) = self.take_due(now) {
             waker.wake();
+            is_any = true;
         }
+        is_any
     }
 
     fn take_due(&self, now: Tick) -> Option<Waker> {
         let mut queue = self.queue.borrow_mut();
         let entry = queue.first_entry()?;
         (entry.key().0 <= now).then(|| entry.remove())
-    }
-
-    /// How many deadlines are set.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.queue.borrow().len()
-    }
-
-    /// Whether no deadline is set.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.queue.borrow().is_empty()
     }
 }
 
@@ -169,7 +179,7 @@ mod tests {
         let _later = queue.set(11, Arc::clone(&count).into());
         drop(first);
         queue.wake_due(10);
-        assert_eq!((count.0.load(Relaxed), queue.len()), (1, 1));
+        assert_eq!((count.0.load(Relaxed), queue.queue.borrow().len()), (1, 1));
     }
 
     #[test]
@@ -188,6 +198,6 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_millis(5), &mut run).await.is_err());
         let _soon = queue.set(50, Arc::clone(&count).into());
         assert!(tokio::time::timeout(Duration::from_millis(100), &mut run).await.is_err());
-        assert_eq!((count.0.load(Relaxed), queue.len()), (1, 1));
+        assert_eq!((count.0.load(Relaxed), queue.queue.borrow().len()), (1, 1));
     }
 }

@@ -50,10 +50,20 @@ impl ConnectError {
         }
     }
 
-    /// Whether the fault is this host's own, so that it must not count against the backend.
+    /// Whether this host has run out of what every connect needs: descriptors or memory.
     #[must_use]
-    pub fn is_local(self) -> bool {
-        matches!(self, Self::Local(_))
+    pub fn is_shortage(self) -> bool {
+        let Self::Local(errno) = self else { return false };
+        matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+    }
+
+    /// The same, for an error that came after the connect was under way: what forbids it then is
+    /// the network, which said so by ICMP.
+    fn once_under_way(self) -> Self {
+        match self {
+            Self::Local(Errno::ACCESS | Errno::PERM) => Self::Unreachable,
+            other => other,
+        }
     }
 
     fn classify(error: &io::Error, address: &Address) -> Self {
@@ -128,6 +138,15 @@ impl EphemeralPorts {
     }
 }
 
+/// How a connect is made.
+#[derive(Clone, Copy, Debug)]
+pub struct DialOptions {
+    /// No delay of small segments (Nagle).
+    pub nodelay: bool,
+    /// Ports on which a socket could meet itself.
+    pub ports: EphemeralPorts,
+}
+
 /// An attempt under way.
 #[derive(Debug)]
 pub struct Dial {
@@ -142,16 +161,21 @@ impl Dial {
     ///
     /// # Errors
     ///
-    /// What failed at once; a local shortage is [`ConnectError::Local`].
+    /// What failed at once; a local shortage is [`ConnectError::Local`]. [`ConnectError::Refused`]
+    /// too when the socket is connected to itself: nothing listens there.
     pub fn start(
         address: &Address,
         source: Option<IpAddr>,
-        nodelay: bool,
+        options: DialOptions,
     ) -> Result<Self, ConnectError> {
-        Self::open(address, source, nodelay).map_err(|e| ConnectError::classify(&e, address))
+        Self::open(address, source, options).map_err(|e| ConnectError::classify(&e, address))
     }
 
-    fn open(address: &Address, source: Option<IpAddr>, nodelay: bool) -> io::Result<Self> {
+    fn open(
+        address: &Address,
+        source: Option<IpAddr>,
+        DialOptions { nodelay, ports }: DialOptions,
+    ) -> io::Result<Self> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let family = match address {
             Address::Tcp(SocketAddr::V4(_)) => AddressFamily::INET,
@@ -176,8 +200,18 @@ impl Dial {
             }
         };
         match connected {
-            Err(e) if e.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(e),
-            _ => Ok(Self { stream: Stream::new(socket, !matches!(address, Address::Unix(_))) }),
+            Err(e) if e.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(e),
+            _ => {}
+        }
+        let stream = Stream::new(socket, !matches!(address, Address::Unix(_)));
+        match address {
+            // Its own address was chosen by the connect: before a byte is written it is known
+            // whether the socket will meet itself.
+            Address::Tcp(to) if ports.contains(to.port()) && stream.is_at(*to) => {
+                stream.reset();
+                Err(Errno::CONNREFUSED.into())
+            }
+            _ => Ok(Self { stream }),
         }
     }
 
@@ -195,7 +229,7 @@ impl Dial {
         match self.stream.try_write(bytes) {
             Ok(taken) => Ok(Some(taken)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(e) => Err(ConnectError::classify(&e, address)),
+            Err(e) => Err(ConnectError::classify(&e, address).once_under_way()),
         }
     }
 
@@ -210,26 +244,13 @@ impl Dial {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), ConnectError>> {
         let connected = ready!(self.stream.poll_connected(cx));
-        Poll::Ready(connected.map_err(|e| ConnectError::classify(&e, address)))
+        Poll::Ready(connected.map_err(|e| ConnectError::classify(&e, address).once_under_way()))
     }
 
     /// The connected stream.
-    ///
-    /// # Errors
-    ///
-    /// [`ConnectError::Refused`] when the socket is connected to itself: nothing listens there.
-    pub fn into_stream(
-        self,
-        address: &Address,
-        ports: EphemeralPorts,
-    ) -> Result<Stream, ConnectError> {
-        match address {
-            Address::Tcp(to) if ports.contains(to.port()) && self.stream.is_at(*to) => {
-                self.stream.reset();
-                Err(ConnectError::Refused)
-            }
-            _ => Ok(self.stream),
-        }
+    #[must_use]
+    pub fn into_stream(self) -> Stream {
+        self.stream
     }
 
     /// Gives the attempt up: a connection that was made meanwhile is reset.

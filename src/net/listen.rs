@@ -1,16 +1,16 @@
 //! Listening sockets: bound once, one for each thread where the kernel can share an address.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind,
-    getsockname, listen, socket_with, sockopt,
+    connect, getsockname, listen, socket_with, sockopt,
 };
 
 use tokio::io::Interest;
@@ -43,6 +43,36 @@ pub struct Bound {
     pub address: Address,
     /// The sockets, all on that address. At least one.
     pub sockets: Vec<OwnedFd>,
+    /// The file of a unix socket.
+    pub path: Option<SocketPath>,
+}
+
+/// The file of a unix socket that was bound here; dropping it removes the file, unless somebody has
+/// put another one in its place.
+#[derive(Debug)]
+pub struct SocketPath {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+impl SocketPath {
+    fn of(path: &Path) -> Option<Self> {
+        Some(Self { path: path.to_owned(), identity: identity(path)? })
+    }
+}
+
+impl Drop for SocketPath {
+    fn drop(&mut self) {
+        if identity(&self.path) == Some(self.identity) {
+            // Who cannot remove it leaves a file that the next start takes away.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 /// Binds `address` and listens, with `shards` sockets where the kernel can spread connections over
@@ -55,7 +85,8 @@ pub struct Bound {
 pub fn bind_all(address: &Address, shards: usize, options: &ListenOptions) -> io::Result<Bound> {
     match address {
         Address::Unix(path) => {
-            Ok(Bound { address: address.clone(), sockets: vec![bind_unix(path, options)?] })
+            let sockets = vec![bind_unix(path, options)?];
+            Ok(Bound { address: address.clone(), sockets, path: SocketPath::of(path) })
         }
         Address::Tcp(wanted) => {
             let first = bind_tcp(*wanted, true, options)?;
@@ -64,7 +95,7 @@ pub fn bind_all(address: &Address, shards: usize, options: &ListenOptions) -> io
             for _ in 1..shards {
                 sockets.push(bind_tcp(bound, false, options)?);
             }
-            Ok(Bound { address: Address::Tcp(bound), sockets })
+            Ok(Bound { address: Address::Tcp(bound), sockets, path: None })
         }
     }
 }
@@ -128,10 +159,18 @@ fn is_socket(path: &Path) -> bool {
 
 /// Removes the socket at `path` if nobody listens on it; no file of another kind, no link.
 fn remove_if_dead(path: &Path) -> io::Result<()> {
-    let is_dead = is_socket(path)
-        && std::os::unix::net::UnixStream::connect(path)
-            .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
-    if is_dead { std::fs::remove_file(path) } else { Err(Errno::ADDRINUSE.into()) }
+    if is_socket(path) && is_refused(path)? {
+        std::fs::remove_file(path)
+    } else {
+        Err(Errno::ADDRINUSE.into())
+    }
+}
+
+/// Whether nobody listens on the socket at `path`. A full backlog is somebody.
+fn is_refused(path: &Path) -> io::Result<bool> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok(connect(&socket, &SocketAddrUnix::new(path)?) == Err(Errno::CONNREFUSED))
 }
 
 fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
@@ -193,13 +232,7 @@ pub fn accept(socket: impl AsFd) -> Result<Accepted, AcceptError> {
 /// The peer's address; an IPv4 address mapped into IPv6 is an IPv4 address from here on.
 fn canonical(address: SocketAddrAny) -> Option<SocketAddr> {
     let address = SocketAddr::try_from(address).ok()?;
-    Some(SocketAddr::new(canonical_ip(address.ip()), address.port()))
-}
-
-/// `::ffff:a.b.c.d` as `a.b.c.d`.
-#[must_use]
-pub fn canonical_ip(ip: IpAddr) -> IpAddr {
-    ip.to_canonical()
+    Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
 impl Accepted {

@@ -7,12 +7,18 @@ use std::rc::Rc;
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
+use super::clock::Tick;
 use super::stream::retry;
 
 /// Capacity asked for. Root and users within `pipe-user-pages-soft` get it.
 const WANTED_BYTES: usize = 1024 * 1024;
+/// Most that is moved in at once: a turn of one connection should not be long.
+const FILL_BYTES: usize = 512 * 1024;
 /// A pipe that holds less is not worth its system calls: copying is used instead.
 const USEFUL_BYTES: usize = 64 * 1024;
+
+/// How long no pipe is asked for after the kernel has refused one, in milliseconds.
+const REFUSAL: Tick = 1_000;
 
 /// A kernel buffer that bytes pass through without being copied to user space.
 #[derive(Debug)]
@@ -41,7 +47,7 @@ impl Pipe {
     /// Moves bytes in. More than the nominal capacity may fit: pages count, not bytes.
     pub(super) fn fill_from(&mut self, from: impl AsFd) -> io::Result<usize> {
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-        let moved = retry(|| Ok(splice(&from, None, &self.write, None, WANTED_BYTES, flags)?))?;
+        let moved = retry(|| Ok(splice(&from, None, &self.write, None, FILL_BYTES, flags)?))?;
         self.held += moved;
         Ok(moved)
     }
@@ -62,6 +68,8 @@ pub struct PipePool {
     /// Pipes open, lent or spare.
     open: Cell<usize>,
     limit: usize,
+    /// Until when no pipe is asked for, because the kernel refused one.
+    refused_until: Cell<Tick>,
 }
 
 /// A pipe on loan; dropping it gives it back.
@@ -76,17 +84,20 @@ impl PipePool {
     /// A pool that never has more than `limit` pipes (two descriptors each) open.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { spare: RefCell::default(), open: Cell::new(0), limit }
+        Self { spare: RefCell::default(), open: Cell::new(0), limit, refused_until: Cell::new(0) }
     }
 
     /// Lends a pipe; `None` when all are lent or the kernel gives no useful one: copy instead.
-    pub fn lend(self: &Rc<Self>) -> Option<Lent> {
+    pub fn lend(self: &Rc<Self>, now: Tick) -> Option<Lent> {
         let spare = self.spare.borrow_mut().pop();
         let pipe = match spare {
             Some(pipe) => pipe,
-            None if self.open.get() >= self.limit => return None,
+            None if self.open.get() >= self.limit || now < self.refused_until.get() => return None,
             None => {
-                let pipe = Pipe::open().ok()?;
+                let Ok(pipe) = Pipe::open() else {
+                    self.refused_until.set(now + REFUSAL);
+                    return None;
+                };
                 self.open.set(self.open.get() + 1);
                 pipe
             }
@@ -127,14 +138,14 @@ mod tests {
     #[test]
     fn a_pool_lends_no_more_than_its_limit_and_pools_no_pipe_with_bytes() {
         let pool = Rc::new(PipePool::new(1));
-        let mut pipe = pool.lend().unwrap();
-        assert!(pool.lend().is_none());
+        let mut pipe = pool.lend(0).unwrap();
+        assert!(pool.lend(0).is_none());
         let (mut near, far) = UnixStream::pair().unwrap();
         near.write_all(b"left over").unwrap();
         assert_eq!(pipe.get().unwrap().fill_from(&far).unwrap(), 9);
         drop(pipe);
         assert_eq!((pool.spare.borrow().len(), pool.open.get()), (0, 0));
-        drop(pool.lend().unwrap());
+        drop(pool.lend(0).unwrap());
         assert_eq!((pool.spare.borrow().len(), pool.open.get()), (1, 1));
     }
 }

@@ -112,11 +112,9 @@ pub struct Relay {
     first: Option<Side>,
     start: Tick,
     deadline: Option<Deadline>,
-    /// Send queues at the last look, to see a slow reader move.
-    unsent: usize,
+    /// Send queues when a limit had passed, to see a slow reader move.
+    unsent: Option<usize>,
     has_liveness: bool,
-    /// What preceded a reset was not taken in time.
-    is_given_up: bool,
 }
 
 impl Relay {
@@ -131,9 +129,8 @@ impl Relay {
             first: None,
             start: engine.clock.now(),
             deadline: None,
-            unsent: 0,
+            unsent: None,
             has_liveness: false,
-            is_given_up: false,
         }
     }
 
@@ -143,10 +140,12 @@ impl Relay {
     /// Memory: nothing while idle, at most 64 KiB and one pipe a direction. Dropping the relay
     /// before its time closes both sockets at once.
     pub async fn run(&mut self, engine: &Engine, limits: &Limits, meter: &Meter) -> Stop {
+        // What connecting took is no time without traffic.
+        meter.active.set(self.start);
         let stop = poll_fn(|cx| self.poll(engine, limits, meter, cx)).await;
         if !matches!(stop, Stop::Closed(_)) || !self.is_done() {
             // Boxed: room for what only some connections need, and only at their end.
-            Box::pin(self.close(stop, limits)).await;
+            Box::pin(self.close(stop, limits, meter)).await;
         }
         stop
     }
@@ -162,15 +161,14 @@ impl Relay {
             return Poll::Ready(Stop::Told);
         }
         let before = meter.bytes_in() + meter.bytes_out();
-        let stuck = self.flow_in.undelivered() + self.flow_out.undelivered();
+        let (stuck, first) = (self.undelivered(), self.first);
         self.poll_flows(engine, meter, cx);
-        if let Some(stop) = self.stopped(limits) {
+        if let Some(stop) = self.stopped(limits).or_else(|| self.poll_gone(cx)) {
             return Poll::Ready(stop);
         }
         let now = engine.clock.now();
-        if meter.bytes_in() + meter.bytes_out() != before
-            || self.flow_in.undelivered() + self.flow_out.undelivered() != stuck
-        {
+        let is_moving = meter.bytes_in() + meter.bytes_out() != before;
+        if is_moving || self.undelivered() != stuck || self.first != first {
             meter.active.set(now);
         }
         self.poll_limits(engine, (limits, meter), now, cx)
@@ -205,14 +203,9 @@ impl Relay {
             Side::Backend => (&mut self.flow_out, &mut self.flow_in, &self.client),
         };
         match moved {
-            Poll::Pending => {
-                if this.state == FlowState::Ended {
-                    self.first.get_or_insert(source);
-                }
-            }
-            Poll::Ready(Ok(())) if this.state == FlowState::Ended => {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) if this.state == FlowState::Done => {
                 self.first.get_or_insert(source);
-                this.state = FlowState::Done;
                 // Where both have ended, closing the sockets says it.
                 if other.state != FlowState::Done {
                     sink.shutdown_write();
@@ -241,14 +234,9 @@ impl Relay {
         {
             return self.first.map(Stop::Closed);
         }
-        // A reset is passed on once what came before it is delivered.
-        if flow_in.has_broken_source() && flow_in.undelivered() == 0 {
-            return Some(Stop::Reset(Side::Client));
-        }
-        if flow_out.has_broken_source() && flow_out.undelivered() == 0 {
-            return Some(Stop::Reset(Side::Backend));
-        }
         match (flow_in.state, flow_out.state) {
+            (FlowState::Reset, _) => Some(Stop::Reset(Side::Client)),
+            (_, FlowState::Reset) => Some(Stop::Reset(Side::Backend)),
             // The backend takes nothing more, and has said all it had to say; or the client.
             (FlowState::Dead, FlowState::Done | FlowState::Dead) => {
                 Some(Stop::Reset(Side::Backend))
@@ -256,6 +244,17 @@ impl Relay {
             (FlowState::Done, FlowState::Dead) => Some(Stop::Reset(Side::Client)),
             _ => None,
         }
+    }
+
+    /// A side that has ended may still reset: nobody reads from it any more, so that is asked for.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Option<Stop> {
+        if self.flow_in.state == FlowState::Done && self.client.poll_gone(cx).is_ready() {
+            return Some(Stop::Reset(Side::Client));
+        }
+        if self.flow_out.state == FlowState::Done && self.backend.poll_gone(cx).is_ready() {
+            return Some(Stop::Reset(Side::Backend));
+        }
+        None
     }
 
     /// Ends the connection when a limit in time has passed, else sees to it that it is asked again.
@@ -266,36 +265,58 @@ impl Relay {
         now: Tick,
         cx: &mut Context<'_>,
     ) -> Poll<Stop> {
-        let is_due = self.deadline.as_ref().is_some_and(|deadline| deadline.at() <= now);
-        if is_due {
-            self.look_closer(limits, meter, now);
-        }
-        let (at, stop) = self.next_limit(limits, meter.active());
-        if at <= now {
-            self.is_given_up = true;
-            return Poll::Ready(stop);
-        }
-        let at = if self.deadline.is_none() { at.min(self.start + LIVENESS_AFTER) } else { at };
-        if is_due || self.deadline.as_ref().is_none_or(|deadline| at < deadline.at()) {
-            if self.deadline.is_none() {
-                meter.waker.set(Some(cx.waker().clone()));
-            }
-            self.deadline = Some(engine.deadlines.set(at, cx.waker().clone()));
-        }
-        Poll::Pending
-    }
-
-    /// What only a connection that has lived a while is worth: keepalive, and a look at whether the
-    /// kernel still delivers to a slow reader although no byte passes through here.
-    fn look_closer(&mut self, limits: &Limits, meter: &Meter, now: Tick) {
         if self.start + LIVENESS_AFTER <= now {
             self.set_liveness(limits);
         }
-        let unsent = self.client.unsent() + self.backend.unsent();
-        if unsent > 1 && unsent != self.unsent {
-            meter.active.set(now);
+        let mut limit = self.next_limit(limits, meter.active());
+        if let Some((at, stop, length)) = limit
+            && at <= now
+        {
+            if !self.is_delivering(meter, now) {
+                return Poll::Ready(stop);
+            }
+            limit = Some((now + (length / 10).max(1), stop, length));
         }
-        self.unsent = unsent;
+        let liveness = (!self.has_liveness).then_some(self.start + LIVENESS_AFTER);
+        let at = [limit.map(|(at, ..)| at), liveness].into_iter().flatten().min();
+        self.set_deadline(engine, meter, (at, now), cx);
+        Poll::Pending
+    }
+
+    /// Sees to being asked again `at` that time, unless that is so already.
+    fn set_deadline(
+        &mut self,
+        engine: &Engine,
+        meter: &Meter,
+        (at, now): (Option<Tick>, Tick),
+        cx: &Context<'_>,
+    ) {
+        let set = self.deadline.as_ref().map(Deadline::at).filter(|set| *set > now);
+        let Some(at) = at.filter(|at| set.is_none_or(|set| *at < set)) else { return };
+        if self.deadline.is_none() {
+            meter.waker.set(Some(cx.waker().clone()));
+        }
+        self.deadline = Some(engine.deadlines.set(at, cx.waker().clone()));
+    }
+
+    /// Whether the kernel still delivers to a slow reader although no byte passes through here.
+    ///
+    /// The first look, when a limit has passed, only remembers; the second one tells.
+    fn is_delivering(&mut self, meter: &Meter, now: Tick) -> bool {
+        let unsent = self.client.unsent() + self.backend.unsent();
+        // One byte may be a FIN that the peer need not acknowledge soon.
+        if unsent <= 1 {
+            return false;
+        }
+        match self.unsent.replace(unsent) {
+            None => true,
+            Some(before) if before != unsent => {
+                self.unsent = None;
+                meter.active.set(now);
+                true
+            }
+            Some(_) => false,
+        }
     }
 
     fn set_liveness(&mut self, limits: &Limits) {
@@ -305,25 +326,21 @@ impl Relay {
         }
     }
 
-    /// The limit that comes next.
-    fn next_limit(&self, limits: &Limits, active: Tick) -> (Tick, Stop) {
-        let one_ended = if self.flow_in.has_broken_source() {
-            Some(Stop::Reset(Side::Client))
-        } else if self.flow_out.has_broken_source() {
-            Some(Stop::Reset(Side::Backend))
-        } else {
-            self.first.map(|_| Stop::HalfClosed)
-        };
-        let half_closed = limits.half_closed.zip(one_ended);
+    /// The limit that comes next: when, what it comes to, and how long it is.
+    fn next_limit(&self, limits: &Limits, active: Tick) -> Option<(Tick, Stop, Tick)> {
+        let half_closed = limits.half_closed.filter(|_| self.first.is_some());
         [
-            limits.idle.map(|limit| (active + limit, Stop::Idle)),
-            half_closed.map(|(limit, stop)| (active + limit, stop)),
-            limits.max_duration.map(|limit| (self.start + limit, Stop::MaxDuration)),
+            limits.idle.map(|limit| (active + limit, Stop::Idle, limit)),
+            half_closed.map(|limit| (active + limit, Stop::HalfClosed, limit)),
+            limits.max_duration.map(|limit| (self.start + limit, Stop::MaxDuration, 0)),
         ]
         .into_iter()
         .flatten()
-        .min_by_key(|(at, _)| *at)
-        .unwrap_or((Tick::MAX, Stop::Told))
+        .min_by_key(|(at, ..)| *at)
+    }
+
+    fn undelivered(&self) -> usize {
+        self.flow_in.undelivered() + self.flow_out.undelivered()
     }
 
     fn is_done(&self) -> bool {
@@ -331,14 +348,10 @@ impl Relay {
     }
 
     /// Makes both sockets ready to be closed as the way it ended asks for.
-    async fn close(&mut self, stop: Stop, limits: &Limits) {
+    async fn close(&mut self, stop: Stop, limits: &Limits, meter: &Meter) {
         match stop {
-            Stop::Reset(_) if self.is_given_up => {
-                self.client.reset_when_closed();
-                self.backend.reset_when_closed();
-            }
-            Stop::Reset(Side::Client) => reset_after_delivery(&self.backend, limits).await,
-            Stop::Reset(Side::Backend) => reset_after_delivery(&self.client, limits).await,
+            Stop::Reset(Side::Client) => reset_after_delivery(&self.backend, limits, meter).await,
+            Stop::Reset(Side::Backend) => reset_after_delivery(&self.client, limits, meter).await,
             _ => self.finish().await,
         }
     }
@@ -373,13 +386,13 @@ impl Relay {
 /// Resets `stream` once the peer has acknowledged all bytes: a reset throws away what is unsent.
 ///
 /// Gives up waiting when nothing was acknowledged for the half-closed time.
-async fn reset_after_delivery(stream: &Stream, limits: &Limits) {
+async fn reset_after_delivery(stream: &Stream, limits: &Limits, meter: &Meter) {
     const FIRST_LOOK: Duration = Duration::from_millis(1);
     const LATER_LOOKS: Duration = Duration::from_millis(20);
     let patience =
         Duration::from_millis(limits.half_closed.or(limits.idle).unwrap_or(60_000).max(1_000));
     let (mut unsent, mut quiet, mut pause) = (stream.unsent(), Duration::ZERO, FIRST_LOOK);
-    while unsent > 0 && quiet < patience {
+    while unsent > 0 && quiet < patience && !meter.stopped.get() {
         tokio::time::sleep(pause).await;
         let now_unsent = stream.unsent();
         quiet = if now_unsent < unsent { Duration::ZERO } else { quiet + pause };

@@ -17,6 +17,9 @@ use tokio::io::unix::AsyncFd;
 use super::pipe::Pipe;
 use super::sys;
 
+/// What is waited for in order to read; priority says that urgent data has come.
+const READING: Interest = Interest::READABLE.add(Interest::PRIORITY);
+
 /// A connected stream socket that never blocks.
 #[derive(Debug)]
 pub struct Stream {
@@ -39,12 +42,6 @@ impl Stream {
     #[must_use]
     pub fn new(fd: OwnedFd, is_tcp: bool) -> Self {
         Self { socket: Socket::Unregistered(fd), is_tcp }
-    }
-
-    /// Whether it is a TCP socket, not a unix one.
-    #[must_use]
-    pub fn is_tcp(&self) -> bool {
-        self.is_tcp
     }
 
     /// The descriptor. An error only if a registration has failed, which ends the stream.
@@ -78,14 +75,15 @@ impl Stream {
 
     /// Reads once data or the end of the stream is there; 0 is the end.
     ///
-    /// A read that does not fill `buf` has emptied the socket, so that no second system call asks:
-    /// a FIN that came along keeps the readiness set.
+    /// A read that does not fill `buf` has emptied a TCP socket, so that no second system call asks:
+    /// a FIN that came along keeps the readiness set. It has not where a read stops short: at TCP's
+    /// urgent mark, and on a unix socket after a message that carries descriptors.
     ///
     /// # Errors
     ///
     /// As the kernel says; `WouldBlock` never.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.register(Interest::READABLE)?;
+        self.register(READING)?;
         let (Socket::Reading(fd) | Socket::Both(fd)) = &self.socket else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
@@ -94,7 +92,7 @@ impl Stream {
             match retry(|| Ok(rustix::net::recv(fd.get_ref(), &mut *buf, RecvFlags::empty())?)) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
                 Ok((n, _)) => {
-                    if n > 0 && n < buf.len() {
+                    if n > 0 && n < buf.len() && self.is_tcp && !is_urgent(fd) {
                         ready.clear_ready();
                     }
                     return Poll::Ready(Ok(n));
@@ -139,7 +137,7 @@ impl Stream {
         cx: &mut Context<'_>,
         pipe: &mut Pipe,
     ) -> Poll<io::Result<usize>> {
-        self.register(Interest::READABLE)?;
+        self.register(READING)?;
         let (Socket::Reading(fd) | Socket::Both(fd)) = &self.socket else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
@@ -181,6 +179,24 @@ impl Stream {
         }
     }
 
+    /// Waits until the peer is gone altogether, after its FIN: reset, or given up by the kernel.
+    ///
+    /// Never ready once the socket is registered for writing: being writable hides it. Nor for a
+    /// unix socket, which looks the same when its peer has merely closed it.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Socket::Reading(fd) = &self.socket else { return Poll::Pending };
+        if !self.is_tcp {
+            return Poll::Pending;
+        }
+        match ready!(fd.poll_write_ready(cx)) {
+            Ok(mut ready) if !ready.ready().is_write_closed() => {
+                ready.clear_ready();
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
+    }
+
     /// Waits for a connect under way to end.
     ///
     /// # Errors
@@ -188,7 +204,7 @@ impl Stream {
     /// The connect's own error (`SO_ERROR`).
     pub fn poll_connected(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !matches!(self.socket, Socket::Both(_)) {
-            self.register(Interest::READABLE | Interest::WRITABLE)?;
+            self.register(READING | Interest::WRITABLE)?;
         }
         let Socket::Both(fd) = &self.socket else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
@@ -197,10 +213,13 @@ impl Stream {
         Poll::Ready(sockopt::socket_error(fd.get_ref())?.map_err(Into::into))
     }
 
-    /// Whether the socket's own address is `address`.
+    /// Whether the socket's own address is `address`; the unspecified one stands for this host.
     pub(super) fn is_at(&self, address: SocketAddr) -> bool {
         let own = self.fd().and_then(|fd| Ok(rustix::net::getsockname(fd)?));
-        own.is_ok_and(|own| SocketAddr::try_from(own) == Ok(address))
+        own.ok().and_then(|own| SocketAddr::try_from(own).ok()).is_some_and(|own| {
+            let is_this_host = address.ip().is_unspecified() || own.ip() == address.ip();
+            own.port() == address.port() && is_this_host
+        })
     }
 
     /// Sends a FIN after everything written so far. A peer that is gone already is no error.
@@ -224,10 +243,23 @@ impl Stream {
         }
     }
 
-    /// Bytes that the peer has not acknowledged yet, a FIN counted as one.
+    /// Bytes that the peer has not acknowledged yet and still may, a FIN counted as one. None for a
+    /// connection that is reset or given up: its send queue goes nowhere any more.
     #[must_use]
     pub fn unsent(&self) -> usize {
-        self.fd().and_then(sys::unsent).unwrap_or(0)
+        let Ok(fd) = self.fd() else { return 0 };
+        match sys::unsent(fd) {
+            Ok(bytes) if bytes > 0 && !(self.is_tcp && sys::is_closed(fd)) => bytes,
+            _ => 0,
+        }
+    }
+
+    /// Whether urgent data has come: splice(2) does not get past it.
+    pub(super) fn is_urgent(&self) -> bool {
+        match &self.socket {
+            Socket::Reading(fd) | Socket::Both(fd) => is_urgent(fd),
+            Socket::Unregistered(_) | Socket::Gone => false,
+        }
     }
 
     /// Sets keepalive and the longest time that sent data may stay unacknowledged.
@@ -253,7 +285,7 @@ impl Stream {
         if matches!(self.socket, Socket::Reading(_)) {
             cx.waker().wake_by_ref();
         }
-        self.replace(Interest::READABLE | Interest::WRITABLE)
+        self.replace(READING | Interest::WRITABLE)
     }
 
     fn replace(&mut self, interest: Interest) -> io::Result<()> {
@@ -270,6 +302,11 @@ impl Stream {
         };
         Ok(())
     }
+}
+
+/// Whether urgent data has ever come: reads stop short at it. Asks the reactor, not the kernel.
+fn is_urgent(fd: &AsyncFd<OwnedFd>) -> bool {
+    fd.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
 }
 
 /// See [`Stream::set_liveness`]; also for a listening socket, whose connections inherit it.

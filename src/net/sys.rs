@@ -44,6 +44,27 @@ pub(super) fn unsent(socket: impl AsFd) -> io::Result<usize> {
     }
 }
 
+/// Whether a TCP connection is over for the kernel: reset, or given up (`TCP_CLOSE`).
+pub(super) fn is_closed(socket: impl AsFd) -> bool {
+    // The state is the first byte of `struct tcp_info`, and the kernel fills in what there is room
+    // for (tcp(7), TCP_INFO). Its numbers are those of the kernel's net/tcp_states.h.
+    const TCP_CLOSE: u8 = 7;
+    let mut state: u8 = 0;
+    let mut length: libc::socklen_t = 1;
+    // SAFETY: one byte is writable at the address given, `length` says so, and both live until
+    // after the call.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_TCP,
+            libc::TCP_INFO,
+            (&raw mut state).cast(),
+            &raw mut length,
+        )
+    };
+    done == 0 && state == TCP_CLOSE
+}
+
 /// Makes a later `bind` to port 0 choose only the address; the port is chosen by `connect`.
 ///
 /// So that one source address serves as many connections as there are ports for each backend, not
@@ -124,6 +145,18 @@ mod tests {
             written += n;
         }
         assert!(written > 0 && unsent(&near).unwrap() > 0);
+    }
+
+    #[test]
+    fn a_reset_connection_is_closed_and_an_open_one_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        assert!(!is_closed(&near));
+        socket2::SockRef::from(&far).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(far);
+        { &near }.read(&mut [0]).unwrap_err();
+        assert!(is_closed(&near));
     }
 
     #[test]

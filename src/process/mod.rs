@@ -5,4 +5,4 @@ mod server;
 mod signals;
 
 pub use server::{Server, StartError};
-pub use signals::run;
+pub use signals::Signals;

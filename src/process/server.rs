@@ -1,6 +1,8 @@
 //! A running balancer: its listening sockets and its threads.
 
 use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use crate::config::model::Config;
 use crate::net::addr::Address;
 use crate::net::clock::Clock;
 use crate::net::dial::EphemeralPorts;
-use crate::net::listen::{Bound, bind_all};
+use crate::net::listen::{Bound, SocketPath, bind_all};
 use crate::proxy::{Alive, Ending, Fleet, Order, Shared, Socket, start};
 use crate::state::{Listener, Slots, Snapshot};
 
@@ -24,7 +26,7 @@ const FAREWELL: Duration = Duration::from_secs(6);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address could not be listened on.
-    #[error("listener {listener}: cannot listen on {address}: {error}{}", advice(error))]
+    #[error("listener {listener}: cannot listen on {address}: {error}{}", advice(address, error))]
     Bind {
         /// The listener's name.
         listener: String,
@@ -47,6 +49,18 @@ pub enum StartError {
         /// Connections that those are enough for.
         possible: u32,
     },
+    /// The limit on descriptors leaves none for connections.
+    #[error(
+        "no connection could be served: this process may open {available} descriptors, and its \
+         {sockets} listening sockets and its own needs take them all: raise the limit (ulimit -n, \
+         LimitNOFILE=), or bind fewer addresses"
+    )]
+    NoDescriptors {
+        /// Descriptors this process may open.
+        available: u64,
+        /// Sockets that the configured addresses take.
+        sockets: usize,
+    },
     /// A thread could not be started.
     #[error("cannot start a worker thread: {0}")]
     Thread(#[source] io::Error),
@@ -55,16 +69,26 @@ pub enum StartError {
     Unknown(String),
 }
 
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "; another program listens there (ss -ltnp shows which)",
-        io::ErrorKind::PermissionDenied => {
+fn advice(address: &Address, error: &io::Error) -> &'static str {
+    match (error.kind(), address) {
+        (io::ErrorKind::AddrInUse, Address::Unix(path)) if is_other_file(path) => {
+            "; a file that is no socket is there"
+        }
+        (io::ErrorKind::AddrInUse, Address::Unix(_)) => {
+            "; another program listens there (ss -lxp shows which)"
+        }
+        (io::ErrorKind::AddrInUse, _) => "; another program listens there (ss -ltnp shows which)",
+        (io::ErrorKind::PermissionDenied, Address::Tcp(_)) => {
             "; ports under 1024 need CAP_NET_BIND_SERVICE or a lower \
              net.ipv4.ip_unprivileged_port_start"
         }
-        io::ErrorKind::AddrNotAvailable => "; this host has no such address",
+        (io::ErrorKind::AddrNotAvailable, _) => "; this host has no such address",
         _ => "",
     }
+}
+
+fn is_other_file(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|file| !file.file_type().is_socket())
 }
 
 /// A running balancer. Dropping it does not stop it: see [`Server::stop`].
@@ -72,7 +96,8 @@ fn advice(error: &io::Error) -> &'static str {
 pub struct Server {
     shared: Arc<Shared>,
     addresses: Vec<(String, Address)>,
-    unix_paths: Vec<std::path::PathBuf>,
+    /// Removes the files of its unix sockets when it is dropped or stopped.
+    paths: Vec<SocketPath>,
     /// Ends when the last thread has ended.
     alive: mpsc::Receiver<std::convert::Infallible>,
 }
@@ -91,30 +116,40 @@ impl Server {
         let addresses: usize = snapshot.listeners.iter().map(|listener| listener.bind.len()).sum();
         let shares =
             share(descriptors, addresses * threads, threads, wanted).map_err(|possible| {
-                let wanted = wanted.map_or(1, Into::into);
-                StartError::Descriptors { wanted, available: descriptors, possible }
+                let sockets = addresses * threads;
+                match wanted.map(Into::into) {
+                    Some(wanted) => {
+                        StartError::Descriptors { wanted, available: descriptors, possible }
+                    }
+                    None => StartError::NoDescriptors { available: descriptors, sockets },
+                }
             })?;
-        let bound = bind(&snapshot.listeners, threads)?;
+        let mut bound = bind(&snapshot.listeners, threads)?;
+        let paths = bound.iter_mut().filter_map(|(_, bound)| bound.path.take()).collect();
         let (fleet, inboxes) = Fleet::new(threads);
         let shared = Arc::new(Shared {
             clock: Clock::start(),
             ports: EphemeralPorts::read(),
             slots: Arc::new(Slots::new(Some(shares.connections))),
             fleet,
+            end_all: tokio::sync::watch::Sender::new(None),
         });
         let (alive, all_ended) = Alive::new();
         let server = Self {
             shared: Arc::clone(&shared),
             addresses: bound.iter().map(|(l, b)| (l.name.to_string(), b.address.clone())).collect(),
-            unix_paths: bound.iter().filter_map(|(_, b)| unix_path(&b.address)).collect(),
+            paths,
             alive: all_ended,
         };
         let log = bound.iter().map(|(l, b)| (Arc::clone(l), b.address.clone())).collect::<Vec<_>>();
         let sockets = spread(bound, threads);
         for (index, (orders, sockets)) in inboxes.into_iter().zip(sockets).enumerate() {
             let shared = Arc::clone(&shared);
-            start(index, shared, (orders, alive.clone()), sockets, shares.pipes)
-                .map_err(StartError::Thread)?;
+            let started = start(index, shared, (orders, alive.clone()), sockets, shares.pipes);
+            if let Err(error) = started {
+                server.shared.fleet.tell_all(|| Order::Drain);
+                return Err(StartError::Thread(error));
+            }
         }
         for (listener, address) in log {
             announce(&listener, &address, shares.connections);
@@ -151,13 +186,13 @@ impl Server {
     /// `None` waits for ever. Dropping the future stops nothing more than what was begun.
     pub async fn stop(&mut self, grace: Option<Duration>) {
         self.shared.fleet.tell_all(|| Order::Drain);
-        self.unix_paths.drain(..).for_each(|path| drop(std::fs::remove_file(path)));
+        self.paths.clear();
         if let Some(grace) = grace {
             if tokio::time::timeout(grace, self.ended()).await.is_ok() {
                 return;
             }
             warn!(connections = self.connections(), "ending connections: the grace has passed");
-            self.shared.fleet.tell_all(|| Order::EndAll(Ending::Shutdown));
+            self.shared.end_all.send_replace(Some(Ending::Shutdown));
             let _ = tokio::time::timeout(FAREWELL, self.ended()).await;
         } else {
             self.ended().await;
@@ -180,13 +215,6 @@ fn bind(
         }
     }
     Ok(bound)
-}
-
-fn unix_path(address: &Address) -> Option<std::path::PathBuf> {
-    match address {
-        Address::Unix(path) => Some(path.clone()),
-        Address::Tcp(_) => None,
-    }
 }
 
 /// Gives each thread its sockets: one of each address, or a turn where an address has but one.

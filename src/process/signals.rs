@@ -3,65 +3,117 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use super::server::Server;
 
-/// Serves until `SIGTERM` or `SIGINT`, then drains for `grace`; a second signal ends that at once.
+/// The signals of this process, and the runtime that waits for them.
 ///
-/// Returns whether the server ended because it was told to.
-///
-/// # Errors
-///
-/// When the runtime or the signal handlers cannot be set up.
-pub fn run(mut server: Server, grace: Option<Duration>) -> io::Result<bool> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut signals = Signals::new()?;
-        tokio::select! {
-            name = signals.next() => info!(
-                signal = name,
-                connections = server.connections(),
-                grace = grace.map(tracing::field::debug),
-                "stopping: no new connections, open ones go on"
-            ),
-            () = server.ended() => {
-                error!("all worker threads have ended");
-                return Ok(false);
+/// Made before anything is served, so that no signal finds nobody listening.
+#[derive(Debug)]
+pub struct Signals {
+    runtime: Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    user: [Signal; 2],
+}
+
+impl Signals {
+    /// Takes over `SIGTERM`, `SIGINT`, `SIGHUP`, `SIGUSR1` and `SIGUSR2`.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime or the handlers cannot be set up.
+    pub fn take_over() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let within = runtime.enter();
+        let signals = [
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::hangup(),
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+        ];
+        let [terminate, interrupt, hangup, first, second] = signals.map(signal);
+        let (terminate, interrupt, hangup) = (terminate?, interrupt?, hangup?);
+        let user = [first?, second?];
+        drop(within);
+        Ok(Self { runtime, terminate, interrupt, hangup, user })
+    }
+
+    /// Serves until `SIGTERM` or `SIGINT`, then drains for `grace`; a second signal ends that at
+    /// once. Returns whether the server ended because it was told to.
+    #[must_use]
+    pub fn serve(self, mut server: Server, grace: Option<Duration>) -> bool {
+        let Self { runtime, terminate, interrupt, hangup, user } = self;
+        let mut stop = Stop { terminate, interrupt };
+        let mut other = Other { hangup, user };
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    name = stop.next() => {
+                        info!(
+                            signal = name,
+                            connections = server.connections(),
+                            grace = grace.map(tracing::field::debug),
+                            "stopping: no new connections, open ones go on"
+                        );
+                        break;
+                    }
+                    name = other.next() => warn!(
+                        signal = name,
+                        "nothing happens: this version can neither reload nor upgrade itself"
+                    ),
+                    () = server.ended() => {
+                        error!("all worker threads have ended");
+                        return false;
+                    }
+                }
             }
-        }
-        tokio::select! {
-            name = signals.next() => warn!(
-                signal = name,
-                connections = server.connections(),
-                "stopping at once"
-            ),
-            () = server.stop(grace) => info!("stopped"),
-        }
-        Ok(true)
-    })
+            tokio::select! {
+                name = stop.next() => warn!(
+                    signal = name,
+                    connections = server.connections(),
+                    "stopping at once"
+                ),
+                () = server.stop(grace) => info!("stopped"),
+            }
+            true
+        })
+    }
 }
 
 /// The signals that say stop.
-struct Signals {
+struct Stop {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
+impl Stop {
     async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// The signals that would end a process that has not taken them over.
+struct Other {
+    hangup: Signal,
+    user: [Signal; 2],
+}
+
+impl Other {
+    async fn next(&mut self) -> &'static str {
+        let [first, second] = &mut self.user;
+        tokio::select! {
+            _ = self.hangup.recv() => "SIGHUP",
+            _ = first.recv() => "SIGUSR1",
+            _ = second.recv() => "SIGUSR2",
         }
     }
 }

@@ -73,7 +73,11 @@ impl Door {
     /// Accepts what the kernel has queued, without waiting, before the socket is closed.
     pub(super) fn accept_rest(&self, worker: &Rc<Worker>) {
         while let Some(slots) = take_slots(worker, &self.listener) {
-            let Ok(accepted) = accept(self.fd.get_ref()) else { return };
+            let accepted = match accept(self.fd.get_ref()) {
+                Ok(accepted) => accepted,
+                Err(AcceptError::Aborted) => continue,
+                Err(_) => return,
+            };
             let (listener, seated) = (Arc::clone(&self.listener), worker.own_seat());
             serve_here(worker, Arrival { accepted, listener, slots, seated });
         }

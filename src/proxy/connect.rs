@@ -19,7 +19,7 @@ use super::ending::Ending;
 use super::worker::Worker;
 use crate::balance::{Request, Tried};
 use crate::net::clock::{Deadline, Tick};
-use crate::net::dial::{ConnectError, Dial};
+use crate::net::dial::{ConnectError, Dial, DialOptions};
 use crate::net::stream::Stream;
 use crate::state::{Backend, Lease, Pool};
 
@@ -76,8 +76,8 @@ struct Race<'a> {
     attempts: Vec<Attempt>,
     /// Attempts made so far.
     made: u32,
-    /// Why no further attempt can be made, once that is so.
-    exhausted: Option<Ending>,
+    /// Its turn, once it has picked.
+    turn: Option<u64>,
     /// What the client sent meanwhile.
     unread: Vec<u8>,
     /// The client has sent its FIN. It may still wait for an answer.
@@ -96,7 +96,7 @@ impl<'a> Race<'a> {
             tried: Tried::default(),
             attempts: Vec::new(),
             made: 0,
-            exhausted: None,
+            turn: None,
             unread: Vec::new(),
             client_has_ended: false,
             ends_at: connection.start + pool.connect.deadline,
@@ -126,33 +126,29 @@ impl<'a> Race<'a> {
             Ok(())
         })?;
         match first_bytes {
-            Some(Ok(Some(_))) => match self.finish(attempt) {
-                Ok(link) => Ok(Some(link)),
-                Err((backend, error)) => {
-                    self.note_failure(&backend, error);
-                    Ok(None)
-                }
-            },
-            Some(Err(error)) => {
-                self.note_failure(attempt.lease.backend(), error);
-                Ok(None)
-            }
-            Some(Ok(None)) | None => {
-                self.attempts.push(attempt);
-                Ok(None)
-            }
+            Some(Ok(Some(_))) => return Ok(Some(self.finish(attempt))),
+            Some(Err(error)) => self.note_failure(attempt.lease.backend(), error),
+            Some(Ok(None)) | None => self.attempts.push(attempt),
         }
+        Ok(None)
     }
 
     /// Picks, leases and dials until an attempt is under way.
     fn next_attempt(&mut self) -> Result<Attempt, Ending> {
         let now = self.worker.engine.clock.now();
-        let mut last = None;
+        let mut last = Ending::ConnectFailed;
         loop {
-            if self.made > 0 && !self.may_retry(now) {
-                return Err(last.unwrap_or(Ending::ConnectFailed));
+            if self.made >= self.pool.connect.attempts || now >= self.ends_at {
+                return Err(last);
             }
-            let lease = self.next_lease(now)?;
+            let lease = match self.next_lease(now) {
+                Err(Ending::ConnectFailed) => return Err(last),
+                lease => lease?,
+            };
+            if self.made > 0 && !self.pool.budget.try_retry(now) {
+                self.tried.remove(lease.backend().id);
+                return Err(last);
+            }
             self.made += 1;
             match self.dial(&lease) {
                 Ok(dial) => {
@@ -160,17 +156,16 @@ impl<'a> Race<'a> {
                     let expires = now + self.pool.connect.timeout;
                     return Ok(Attempt { dial, lease, started: Instant::now(), expires });
                 }
-                Err(ConnectError::Local(_)) => return Err(Ending::LocalError),
-                Err(error) => self.note_failure(lease.backend(), error),
+                // Without descriptors or memory no other backend can be connected to either.
+                Err(error) if error.is_shortage() => return Err(Ending::LocalError),
+                // What this host lacks for one address, another one may not need.
+                Err(ConnectError::Local(_)) => last = Ending::LocalError,
+                Err(error) => {
+                    self.note_failure(lease.backend(), error);
+                    last = Ending::ConnectFailed;
+                }
             }
-            last = Some(Ending::ConnectFailed);
         }
-    }
-
-    fn may_retry(&self, now: Tick) -> bool {
-        self.made < self.pool.connect.attempts
-            && now < self.ends_at
-            && self.pool.budget.try_retry(now)
     }
 
     /// A slot of a backend that this connection has not tried.
@@ -179,8 +174,11 @@ impl<'a> Race<'a> {
         if rotation.is_empty() {
             return Err(Ending::NoBackend);
         }
-        let turn = self.pool.next_turn();
+        // One turn for all attempts: a strategy goes on from where it began, so that retries do not
+        // take the turns of other connections.
+        let turn = *self.turn.get_or_insert_with(|| self.pool.next_turn());
         let random = self.worker.random();
+        let mut is_full = false;
         loop {
             let request = Request {
                 source: self.connection.source.map(|source| source.ip()),
@@ -189,12 +187,19 @@ impl<'a> Race<'a> {
                 now_ms: u32::try_from(now & u64::from(u32::MAX)).unwrap_or(0),
                 tried: &self.tried,
             };
-            let Some(member) = rotation.pick(&request) else {
-                return Err(if self.made > 0 { Ending::ConnectFailed } else { Ending::QueueFull });
+            let picked = rotation.pick(&request).filter(|m| !self.tried.contains(m.backend.id));
+            let Some(member) = picked else {
+                let was_tried = self.made > 0 || !is_full;
+                return Err(if was_tried { Ending::ConnectFailed } else { Ending::QueueFull });
             };
             self.tried.insert(member.backend.id);
             if let Some(lease) = Lease::take(&member.backend, member.max_connections) {
                 return Ok(lease);
+            }
+            if !is_full {
+                // All that are full at once, and not one by one with a pick for each.
+                rotation.full().for_each(|id| self.tried.insert(id));
+                is_full = true;
             }
         }
     }
@@ -202,10 +207,13 @@ impl<'a> Race<'a> {
     /// Starts one connect, from each source address in turn until one has a port to spare.
     fn dial(&self, lease: &Lease) -> Result<Dial, ConnectError> {
         let address = &lease.backend().address;
-        let nodelay = self.connection.listener.options.nodelay;
+        let options = DialOptions {
+            nodelay: self.connection.listener.options.nodelay,
+            ports: self.worker.shared.ports,
+        };
         let mut failed = None;
         for source in self.pool.sources(address) {
-            match Dial::start(address, source, nodelay) {
+            match Dial::start(address, source, options) {
                 Err(error @ ConnectError::Local(errno)) => {
                     debug!(backend = %lease.backend().name, %errno, "cannot connect from here");
                     failed = Some(error);
@@ -231,15 +239,14 @@ impl<'a> Race<'a> {
                 return Poll::Ready(Err(Ending::ConnectFailed));
             }
             let is_hedge_due = self.hedge_at.is_some_and(|at| at <= now);
-            if self.exhausted.is_none() && (self.attempts.is_empty() || is_hedge_due) {
+            if self.attempts.is_empty() || is_hedge_due {
                 match self.next_attempt() {
                     Ok(attempt) => self.attempts.push(attempt),
-                    Err(ending) => self.exhausted = Some(ending),
+                    Err(ending) if self.attempts.is_empty() => return Poll::Ready(Err(ending)),
+                    // Not now; when those under way have failed, it is tried again.
+                    Err(_) => self.hedge_at = None,
                 }
                 continue;
-            }
-            if let (Some(ending), true) = (self.exhausted, self.attempts.is_empty()) {
-                return Poll::Ready(Err(ending));
             }
             self.set_deadline(cx);
             return Poll::Pending;
@@ -272,46 +279,38 @@ impl<'a> Race<'a> {
         while index < self.attempts.len() {
             let attempt = &mut self.attempts[index];
             let connected = attempt.dial.poll_connected(&attempt.lease.backend().address, cx);
-            let failed = match connected {
+            let error = match connected {
                 Poll::Pending if attempt.expires > now => {
                     index += 1;
                     continue;
                 }
-                Poll::Pending => (Arc::clone(attempt.lease.backend()), ConnectError::Timeout),
-                Poll::Ready(Err(error)) => (Arc::clone(attempt.lease.backend()), error),
+                Poll::Pending => ConnectError::Timeout,
+                Poll::Ready(Err(error)) => error,
                 Poll::Ready(Ok(())) => {
-                    let attempt = self.attempts.swap_remove(index);
-                    match self.finish(attempt) {
-                        Ok(link) => {
-                            self.attempts.drain(..).for_each(|loser| loser.dial.abandon());
-                            return Some(link);
-                        }
-                        Err((backend, error)) => {
-                            self.note_failure(&backend, error);
-                            continue;
-                        }
-                    }
+                    let winner = self.attempts.swap_remove(index);
+                    self.attempts.drain(..).for_each(|loser| loser.dial.abandon());
+                    return Some(self.finish(winner));
                 }
             };
-            self.attempts.swap_remove(index).dial.abandon();
-            self.note_failure(&failed.0, failed.1);
+            let failed = self.attempts.swap_remove(index);
+            self.note_failure(failed.lease.backend(), error);
+            failed.dial.abandon();
+            // Another one at once, beside those that are still under way.
+            self.hedge_at = self.hedge_at.map(|_| now);
         }
         None
     }
 
     /// Turns an attempt that has connected into a link.
-    fn finish(&mut self, attempt: Attempt) -> Result<Link, (Arc<Backend>, ConnectError)> {
+    fn finish(&mut self, attempt: Attempt) -> Link {
         let Attempt { dial, lease, started, .. } = attempt;
         let backend = lease.backend();
-        let stream = dial
-            .into_stream(&backend.address, self.worker.shared.ports)
-            .map_err(|error| (Arc::clone(backend), error))?;
         let now = self.worker.engine.clock.now();
         let micros = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX);
         backend.load.record_latency(micros, u32::try_from(now & 0xffff_ffff).unwrap_or(0));
         self.connection.meter.count_into(&backend.totals);
         *self.connection.backend.borrow_mut() = Some(Arc::clone(backend));
-        Ok(Link { stream, lease, unread: std::mem::take(&mut self.unread) })
+        Link { stream: dial.into_stream(), lease, unread: std::mem::take(&mut self.unread) }
     }
 
     fn note_failure(&self, backend: &Backend, error: ConnectError) {
@@ -327,8 +326,7 @@ impl<'a> Race<'a> {
     /// Sees to being asked again when the next attempt expires, is due, or all must end.
     fn set_deadline(&mut self, cx: &Context<'_>) {
         let expiry = self.attempts.iter().map(|attempt| attempt.expires).min();
-        let hedge = self.hedge_at.filter(|_| self.exhausted.is_none());
-        let at = [expiry, hedge].into_iter().flatten().fold(self.ends_at, Tick::min);
+        let at = [expiry, self.hedge_at].into_iter().flatten().fold(self.ends_at, Tick::min);
         self.deadline = Some(self.worker.engine.deadlines.set(at, cx.waker().clone()));
     }
 }

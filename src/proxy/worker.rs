@@ -13,6 +13,7 @@ use slab::Slab;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 use tracing::{debug, error};
 
 use super::accept::{Arrival, Door, Socket, serve_here};
@@ -22,6 +23,10 @@ use crate::net::clock::Clock;
 use crate::net::dial::EphemeralPorts;
 use crate::net::relay::Engine;
 use crate::state::Slots;
+
+/// Tasks that run before the reactor is asked for news again. tokio's own 61 lets a few bulk
+/// transfers, each with a long turn, hold up everything that waits.
+const EVENT_INTERVAL: u32 = 16;
 
 /// What all threads of the data path share.
 #[derive(Debug)]
@@ -34,6 +39,8 @@ pub struct Shared {
     pub slots: Arc<Slots>,
     /// The threads themselves.
     pub fleet: Fleet,
+    /// Why all connections are to end, those to come included, once they are.
+    pub end_all: watch::Sender<Option<Ending>>,
 }
 
 /// What a thread of the data path is told.
@@ -43,8 +50,6 @@ pub enum Order {
     Adopt(Box<Arrival>),
     /// Accept what is queued, close the listening sockets, and stop when the last connection ends.
     Drain,
-    /// End all connections, for this reason.
-    EndAll(Ending),
 }
 
 /// The threads of the data path, as seen from each other and from the supervisor.
@@ -100,7 +105,7 @@ impl Seat {
         match self.orders.send(Order::Adopt(Box::new(arrival))) {
             Err(unsent) => match unsent.0 {
                 Order::Adopt(arrival) => Err(arrival),
-                Order::Drain | Order::EndAll(_) => Ok(()),
+                Order::Drain => Ok(()),
             },
             Ok(()) => Ok(()),
         }
@@ -170,6 +175,9 @@ impl Worker {
 
     /// Enters a connection into the books of this thread until the guard is dropped.
     pub(super) fn enter(self: &Rc<Self>, connection: Connection) -> Entered {
+        if let Some(reason) = *self.shared.end_all.borrow() {
+            connection.end(reason);
+        }
         let connection = Rc::new(connection);
         let key = self.connections.borrow_mut().insert(Rc::clone(&connection));
         Entered { worker: Rc::clone(self), key, connection, ending: Cell::new(None) }
@@ -256,49 +264,57 @@ pub fn start(
     let (started, when_started) = std::sync::mpsc::sync_channel(1);
     ThreadBuilder::new().name(format!("worker-{index}")).spawn(move || {
         let _alive = alive;
-        let runtime =
-            Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-        match runtime {
-            Ok(runtime) => {
-                let _ = started.send(Ok(()));
-                let worker = Worker {
-                    index,
-                    engine: Engine::new(shared.clock, pipes),
-                    shared,
-                    random: RefCell::new(fastrand::Rng::new()),
-                    connections: RefCell::default(),
-                    empty: Notify::new(),
-                };
-                runtime.block_on(run(Rc::new(worker), orders, sockets));
-            }
-            Err(e) => drop(started.send(Err(e))),
-        }
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .event_interval(EVENT_INTERVAL)
+            .build_local(LocalOptions::default());
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        runtime.block_on(async {
+            let doors = sockets.into_iter().map(Door::open).collect::<io::Result<Vec<_>>>();
+            let doors = match doors {
+                Ok(doors) => doors,
+                Err(error) => return drop(started.send(Err(error))),
+            };
+            let _ = started.send(Ok(()));
+            let worker = Worker {
+                index,
+                engine: Engine::new(shared.clock, pipes),
+                shared,
+                random: RefCell::new(fastrand::Rng::new()),
+                connections: RefCell::default(),
+                empty: Notify::new(),
+            };
+            run(Rc::new(worker), orders, doors).await;
+        });
     })?;
     when_started.recv().map_err(|_| io::Error::other("the thread ended at once"))?
 }
 
-async fn run(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>, sockets: Vec<Socket>) {
+async fn run(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>, doors: Vec<Door>) {
     let deadlines = Rc::clone(&worker.engine.deadlines);
     let clock = worker.engine.clock;
-    tokio::task::spawn_local(async move { deadlines.run(clock).await });
-    let mut doors = Vec::new();
-    for socket in sockets {
-        match Door::open(socket).map(Rc::new) {
-            Ok(door) => {
-                let task = Rc::clone(&door).accept_all(Rc::clone(&worker));
-                doors.push((door, tokio::task::spawn_local(task)));
-            }
-            Err(error) => error!(worker = worker.index, %error, "cannot accept connections"),
-        }
-    }
+    let mut timers = tokio::task::spawn_local(async move { deadlines.run(clock).await });
+    let accept = |door: Door| {
+        let door = Rc::new(door);
+        let task = tokio::task::spawn_local(Rc::clone(&door).accept_all(Rc::clone(&worker)));
+        (door, task)
+    };
+    let mut doors: Vec<_> = doors.into_iter().map(accept).collect();
+    let mut end_all = worker.shared.end_all.subscribe();
     let mut is_draining = false;
     loop {
         if is_draining && worker.is_empty() {
             // Whoever hands a connection over from now on keeps it; those on their way are served.
             orders.close();
         }
+        if orders.is_closed() && orders.is_empty() && worker.is_empty() {
+            break;
+        }
         tokio::select! {
-            order = orders.recv() => match order {
+            order = orders.recv(), if !orders.is_closed() || !orders.is_empty() => match order {
                 Some(Order::Adopt(arrival)) => serve_here(&worker, *arrival),
                 Some(Order::Drain) => {
                     is_draining = true;
@@ -308,11 +324,18 @@ async fn run(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>, sockets: 
                         door.accept_rest(&worker);
                     }
                 }
-                Some(Order::EndAll(reason)) => worker.end_all(reason),
-                None if worker.is_empty() => break,
-                None => worker.empty.notified().await,
+                None => {}
             },
-            () = worker.empty.notified(), if is_draining => {}
+            Ok(()) = end_all.changed() => {
+                if let Some(reason) = *end_all.borrow_and_update() {
+                    worker.end_all(reason);
+                }
+            }
+            () = worker.empty.notified() => {}
+            _ = &mut timers => {
+                error!(worker = worker.index, "the timers have ended: this is a bug of tidegate");
+                break;
+            }
         }
     }
     debug!(worker = worker.index, "worker has stopped");

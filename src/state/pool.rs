@@ -115,6 +115,14 @@ impl Rotation {
         self.members.get(self.strategy.0.pick(&self.candidates, request)?)
     }
 
+    /// Those that are at their `max_connections`, by [`Backend::id`].
+    pub fn full(&self) -> impl Iterator<Item = u32> {
+        let is_full = |m: &&Member| {
+            m.max_connections.is_some_and(|limit| m.backend.load.open() >= limit.get())
+        };
+        self.members.iter().filter(is_full).map(|member| member.backend.id)
+    }
+
     /// Whether nothing is in rotation.
     #[must_use]
     pub fn is_empty(&self) -> bool {

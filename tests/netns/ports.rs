@@ -71,8 +71,9 @@ fn a_socket_connected_to_itself_is_refused_and_no_session() {
         });
         // Two lines each; a log that cannot keep up would drop some.
         let lines = 2 * round * THREADS * EACH;
-        eventually(PATIENCE, "all are logged", || proxy.log().len() >= lines);
+        eventually(PATIENCE, "it keeps up", || proxy.log().len() >= lines);
     }
+    eventually(PATIENCE, "all have ended", || proxy.ended().len() >= CONNECTS);
     let ends = proxy.ended();
     assert_eq!(ends.len(), CONNECTS);
     assert!(ends.iter().all(|end| end.reason == "connect_failed"), "{ends:?}");

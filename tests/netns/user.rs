@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -16,7 +17,9 @@ use crate::support::{
 use crate::{has, refuse};
 
 const SESSIONS: usize = 2_000;
-const BYTES: u64 = 512 * 1024;
+const BYTES: u64 = 256 * 1024;
+/// How long a session may wait for its next byte: all of them share two cores with their peers.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const THREADS: usize = 2;
 /// The most pipes of a thread, each two descriptors.
 const PIPES: usize = 256;
@@ -61,6 +64,12 @@ fn start_as_nobody(scratch: &Scratch, backend: &str) -> (Program, Log, String) {
     (program, log, address.unwrap())
 }
 
+fn patient(peer: &Peer) -> &Peer {
+    peer.socket().set_read_timeout(Some(LONGEST_WAIT)).unwrap();
+    peer.socket().set_write_timeout(Some(LONGEST_WAIT)).unwrap();
+    peer
+}
+
 fn pipes(pid: u32) -> usize {
     procfs::descriptors(pid).values().filter(|what| what.starts_with("pipe:")).count()
 }
@@ -77,7 +86,7 @@ fn two_thousand_bulk_sessions_of_an_ordinary_user_share_its_pipes() {
     }
     setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit }).unwrap();
     let backend = TestBackend::scripted(|peer| {
-        peer.expect("go");
+        patient(&peer).expect("go");
         Pattern::new(3).send(&peer, BYTES);
         peer.fin();
         peer.expect_end(End::Fin);
@@ -96,8 +105,8 @@ fn two_thousand_bulk_sessions_of_an_ordinary_user_share_its_pipes() {
             let counted = Counted(&done);
             let client = Peer::connect(&address);
             all_open.wait();
-            client.send("go");
-            // Gives up when nothing comes for ten seconds, compares every byte.
+            patient(&client).send("go");
+            // Compares every byte.
             assert_eq!(Pattern::new(3).receive_all(&client), (BYTES, End::Fin));
             drop(counted);
         });

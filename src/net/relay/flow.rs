@@ -13,8 +13,8 @@ const FULL_READS: u8 = 2;
 const SMALL_SPLICE_BYTES: usize = 16 * 1024;
 /// Such splices in a row before copying is used again.
 const SMALL_SPLICES: u8 = 2;
-/// Reads of one direction before other connections have their turn.
-const ROUNDS: u32 = 4;
+/// Bytes that one direction moves before other connections have their turn.
+const TURN_BYTES: usize = 256 * 1024;
 
 /// One direction.
 #[derive(Debug, Default)]
@@ -40,12 +40,10 @@ struct Held {
 pub(super) enum FlowState {
     #[default]
     Open,
-    /// The source has sent its FIN; something may be undelivered.
-    Ended,
-    /// The source has reset the connection; something may be undelivered.
-    Reset,
-    /// The end was passed on.
+    /// The source has sent its FIN, and all before it is delivered.
     Done,
+    /// The source has reset the connection, and all that was read before is delivered.
+    Reset,
     /// The sink takes nothing more.
     Dead,
 }
@@ -71,23 +69,34 @@ impl Flow {
         count: impl Fn(usize),
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Broken>> {
-        for _ in 0..ROUNDS {
+        let mut moved = 0;
+        while moved < TURN_BYTES {
             if ready!(self.poll_deliver(sink, cx)).is_err() {
                 return Poll::Ready(Err(Broken::Sink));
             }
-            if self.state != FlowState::Open {
-                return Poll::Ready(Ok(()));
-            }
-            self.take_pipe(engine);
+            self.take_pipe(engine, source);
             let pipe = self.held.as_mut().and_then(|held| held.pipe.as_mut());
             let read = match pipe.and_then(Lent::get) {
-                Some(pipe) => poll_splice(source, pipe, &mut self.full_reads, cx),
+                Some(pipe) => match poll_splice(source, pipe, &mut self.full_reads, cx) {
+                    // The end, or TCP's urgent mark, which splice(2) does not pass: reading tells.
+                    Poll::Ready(Ok(0)) => {
+                        (self.full_reads, self.held) = (0, None);
+                        continue;
+                    }
+                    spliced => spliced,
+                },
                 None => self.poll_copy(engine, (source, sink), cx),
             };
             match read {
-                Poll::Ready(Ok(0)) if self.source_is_broken => self.state = FlowState::Reset,
-                Poll::Ready(Ok(0)) => self.state = FlowState::Ended,
-                Poll::Ready(Ok(bytes)) => count(bytes),
+                Poll::Ready(Ok(0)) => {
+                    self.state =
+                        if self.source_is_broken { FlowState::Reset } else { FlowState::Done };
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Ok(bytes)) => {
+                    count(bytes);
+                    moved += bytes;
+                }
                 Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
                 Poll::Pending => {
                     // An empty pipe serves others while this source is silent.
@@ -127,9 +136,9 @@ impl Flow {
     }
 
     /// Sees to a pipe if this direction carries enough for one and there is one to spare.
-    fn take_pipe(&mut self, engine: &Engine) {
-        if self.full_reads >= FULL_READS && self.held.is_none() {
-            let pipe = engine.pipes.lend();
+    fn take_pipe(&mut self, engine: &Engine, source: &Stream) {
+        if self.full_reads >= FULL_READS && self.held.is_none() && !source.is_urgent() {
+            let pipe = engine.pipes.lend(engine.clock.now());
             self.held = pipe.map(|pipe| Box::new(Held { pipe: Some(pipe), ..Held::default() }));
         }
     }
@@ -157,21 +166,13 @@ impl Flow {
 
     /// Whether there is anything left to do.
     pub(super) fn is_moving(&self) -> bool {
-        match self.state {
-            FlowState::Open | FlowState::Ended => true,
-            FlowState::Reset => self.undelivered() > 0,
-            FlowState::Done | FlowState::Dead => false,
-        }
+        self.state == FlowState::Open
     }
 
     pub(super) fn undelivered(&self) -> usize {
         self.held.as_ref().map_or(0, |held| {
             held.rest.len() - held.sent + held.pipe.as_ref().map_or(0, Lent::held)
         })
-    }
-
-    pub(super) fn has_broken_source(&self) -> bool {
-        self.state == FlowState::Reset
     }
 
     /// The sink takes nothing more: what is undelivered never will be.

@@ -205,3 +205,66 @@ fn a_stopped_connection_delivers_what_was_read_and_says_fin() {
     assert_eq!(read_all(&peers.client).unwrap(), b"");
     assert_eq!(peers.relay.join().unwrap().0, Stop::Told);
 }
+
+#[test]
+fn an_end_after_a_long_quiet_leaves_the_other_direction_its_whole_time() {
+    let mut peers = relayed(Limits { half_closed: Some(2_000), ..Limits::default() });
+    peers.client.write_all(b"early").unwrap();
+    peers.backend.read_exact(&mut [0; 5]).unwrap();
+    peers.client.set_read_timeout(Some(Duration::from_millis(2_500))).unwrap();
+    assert!(peers.client.read(&mut [0]).is_err(), "it is quiet for longer than the limit");
+    peers.client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    peers.client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&peers.backend).unwrap(), b"");
+    peers.backend.write_all(b"late").unwrap();
+    drop(peers.backend);
+    assert_eq!(read_all(&peers.client).unwrap(), b"late");
+    assert_eq!(peers.relay.join().unwrap().0, Stop::Closed(Side::Client));
+}
+
+#[test]
+fn a_reset_after_a_fin_is_passed_on_though_nobody_writes() {
+    let mut peers = relayed(Limits::default());
+    peers.client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&peers.backend).unwrap(), b"");
+    reset(peers.client);
+    // The end of the client's bytes was read already: what comes now shows in a write alone.
+    let gone = (0..10_000).find(|_| {
+        thread::yield_now();
+        peers.backend.write_all(b"x").is_err()
+    });
+    assert!(gone.is_some());
+    assert_eq!(peers.relay.join().unwrap().0, Stop::Reset(Side::Client));
+}
+
+#[test]
+fn a_connection_whose_peer_is_gone_does_not_wait_for_its_bytes_to_arrive() {
+    let mut peers = relayed(Limits { half_closed: Some(60_000), ..Limits::default() });
+    peers.backend.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_all(&peers.client).unwrap(), b"");
+    peers.client.write_all(b"nobody reads this").unwrap();
+    reset(peers.client);
+    assert!(matches!(peers.relay.join().unwrap().0, Stop::Reset(_)));
+}
+
+#[test]
+fn bytes_around_the_urgent_mark_arrive_small_and_in_bulk() {
+    for bytes in [3, 8_000_000] {
+        let peers = relayed(Limits::default());
+        let (before, after) = (pattern(bytes), pattern(bytes + 1));
+        let (first, second) = (before.clone(), after.clone());
+        let client = peers.client.try_clone().unwrap();
+        let writer = thread::spawn(move || {
+            { &client }.write_all(&first).unwrap();
+            socket2::SockRef::from(&client).send_out_of_band(b"!").unwrap();
+            { &client }.write_all(&second).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+        });
+        let got = read_all(&peers.backend).unwrap();
+        writer.join().unwrap();
+        // The urgent byte itself stays behind, as it does for every reader that does not ask for it.
+        assert!(got == [before, after].concat(), "{} of {} bytes", got.len(), 2 * bytes + 1);
+        drop(peers.backend);
+        assert_eq!(peers.relay.join().unwrap().0, Stop::Closed(Side::Client));
+    }
+}

@@ -155,14 +155,14 @@ fn a_client_that_ends_while_it_waits_is_still_connected() {
 #[test]
 fn waiting_for_a_backend_uses_no_processor() {
     let hole = BlackHole::new();
-    let proxy = in_order(&[&hole.address()], "{timeout: 1s, deadline: 1s}").start();
+    let proxy = in_order(&[&hole.address()], "{timeout: 2s, deadline: 2s}").start();
     let waiting: Vec<_> = (0..20).map(|_| proxy.client()).collect();
     // Bytes and an end that wait for a backend must not be polled for ever.
     for client in &waiting {
         client.send("impatient");
         client.fin();
     }
-    eventually(PATIENCE, "all are dialled", || hole.dials_of(proxy.pid()) == 20);
+    eventually(PATIENCE, "all are dialled", || proxy.extra_sockets() == 40);
     pause(ms(20));
     let share = proxy.processor_share(ms(300));
     assert!(share < 0.05, "uses {share} of a core");

@@ -37,8 +37,10 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    /// The next connection's socket.
+    /// The next connection.
+    #[track_caller]
     pub(crate) fn accept(&self) -> super::Peer {
+        self.socket.set_read_timeout(Some(super::PATIENCE)).unwrap();
         super::Peer::new(self.socket.accept().unwrap().0).unwrap()
     }
 }

@@ -16,6 +16,7 @@ pub(crate) mod procfs;
 pub(crate) mod proxy;
 pub(crate) mod setup;
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 pub(crate) use backend::TestBackend;
@@ -30,7 +31,7 @@ pub(crate) use setup::Setup;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a busy machine may add to a time that the contract promises.
-pub(crate) const SLACK: Duration = Duration::from_millis(250);
+pub(crate) const SLACK: Duration = Duration::from_millis(400);
 
 /// Milliseconds, short.
 pub(crate) const fn ms(milliseconds: u64) -> Duration {
@@ -71,7 +72,8 @@ pub(crate) fn median(mut times: Vec<Duration>) -> Duration {
 /// Says why a test does nothing here.
 pub(crate) fn skipped(reason: &str) {
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
-    eprintln!("SKIPPED {name}: {reason}");
+    // Not by a macro: what those print is shown for tests that fail only.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {name}: {reason}");
 }
 
 /// Runs `work(0)`, …, `work(count - 1)` at the same time and gives what they returned, in order.

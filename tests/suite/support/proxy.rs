@@ -264,7 +264,7 @@ impl Proxy {
             }
             pause(ms(5));
         }
-        if !(0..20).any(|_| self.processor_share(ms(100)) < 0.03) {
+        if !(0..40).any(|_| self.processor_share(ms(50)) < 0.03) {
             return Some("uses the processor though nothing is to be done".to_owned());
         }
         let lines = self.log.lines();
