@@ -1,4 +1,4 @@
-use super::super::Policy;
+use super::super::{Failback, Policy, Standby};
 use super::*;
 
 use Fitness::{Down, Healthy, Trial, Unknown};
