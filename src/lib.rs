@@ -27,6 +27,7 @@
 pub mod balance;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod failover;
 pub mod health;
 pub mod log;

@@ -15,6 +15,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("net", &[]),
     ("state", &["balance", "config", "net"]),
     ("log", &["config"]),
+    ("control", &["balance", "config", "failover", "health", "log", "net", "probe", "state"]),
     ("proxy", &["balance", "config::model", "net", "state"]),
     ("process", &["balance", "config", "net", "proxy", "state"]),
     ("cli", &["balance", "config", "log", "process"]),
