@@ -13,10 +13,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("failover", &[]),
     ("health", &[]),
     ("net", &[]),
-    ("state", &["balance", "config", "net"]),
+    ("state", &["balance", "config", "health", "net"]),
     ("log", &["config"]),
     ("control", &["balance", "config", "failover", "health", "log", "net", "probe", "state"]),
-    ("proxy", &["balance", "config::model", "net", "state"]),
+    ("proxy", &["balance", "config::model", "health", "net", "state"]),
     ("process", &["balance", "config", "net", "proxy", "state"]),
     ("cli", &["balance", "config", "log", "process"]),
 ];
