@@ -222,7 +222,6 @@ pub struct Names {
 /// One request to the controller, with where the answer goes.
 #[derive(Debug)]
 pub(crate) enum Request {
-    Status(Reply<Status>),
     Pool(String, Reply<PoolStatus>),
     Operate {
         pool: String,
@@ -236,8 +235,6 @@ pub(crate) enum Request {
         reply: Reply<PoolStatus>,
     },
     Connections(Filter, Reply<Vec<ConnectionStatus>>),
-    Explain(Explain, Reply<Explanation>),
-    Reload(Reply<Changed>),
     /// The names of pools that have no backend in rotation.
     Unready(Reply<Vec<Arc<str>>>),
 }
@@ -269,15 +266,6 @@ impl Handle {
     #[must_use]
     pub fn events(&self) -> &Events {
         &self.events
-    }
-
-    /// Everything there is.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Gone`].
-    pub async fn status(&self) -> Result<Status, Error> {
-        self.ask(Request::Status).await
     }
 
     /// One pool.
@@ -320,25 +308,6 @@ impl Handle {
     /// [`Error::Gone`].
     pub async fn connections(&self, filter: Filter) -> Result<Vec<ConnectionStatus>, Error> {
         self.ask(|reply| Request::Connections(filter, reply)).await
-    }
-
-    /// What would be chosen now, and why. Moves no counter.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unknown`] without such a listener, [`Error::Gone`].
-    pub async fn explain(&self, question: Explain) -> Result<Explanation, Error> {
-        self.ask(|reply| Request::Explain(question, reply)).await
-    }
-
-    /// Reads the configuration again.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Problems`], [`Error::NotNow`] where there is no file to read or an address cannot be
-    /// bound, [`Error::Gone`].
-    pub async fn reload(&self) -> Result<Changed, Error> {
-        self.ask(Request::Reload).await
     }
 
     /// The names of the pools that have no backend in rotation.

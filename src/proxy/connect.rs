@@ -69,7 +69,7 @@ pub(super) async fn connect(
                 Ending::NoBackend | Ending::ConnectFailed | Ending::QueueTimeout
             );
             if pool.is_hot_standby && is_lost {
-                pool.live.met.lost.fetch_add(1, Relaxed);
+                pool.live.met.lost.add(worker.engine.clock.now());
             }
             Err((client, ending))
         }

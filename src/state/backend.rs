@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::streak::{Cuts, Streak};
+use super::streak::{BySecond, Streak};
 use crate::balance::Load;
 use crate::net::addr::Address;
 use crate::net::relay::Totals;
@@ -25,7 +25,7 @@ pub struct Backend {
     /// Its failures in a row.
     pub streak: Streak,
     /// Connections that it cut off, by time.
-    pub cuts: Cuts,
+    pub cuts: BySecond,
 }
 
 impl Backend {
@@ -39,7 +39,7 @@ impl Backend {
             load: Arc::default(),
             totals: Arc::default(),
             streak: Streak::default(),
-            cuts: Cuts::default(),
+            cuts: BySecond::default(),
         }
     }
 }
@@ -73,6 +73,12 @@ impl Trial {
     #[must_use]
     pub fn new(number: u64, is_limited: bool) -> Self {
         Self { number, is_limited, is_taken: AtomicBool::new(false) }
+    }
+
+    /// Whether it is the trial of this number and kind.
+    #[must_use]
+    pub fn is(&self, number: u64, is_limited: bool) -> bool {
+        self.number == number && self.is_limited == is_limited
     }
 
     fn take(&self) -> bool {

@@ -21,4 +21,4 @@ pub use notice::{Ack, Notice, Open, Report, Reporter, Threads, Which};
 pub use pool::{ConnectPolicy, Detection, Live, Met, Pool, Rotation, Wait};
 pub use slots::{Slot, Slots};
 pub use snapshot::{Listener, Snapshot};
-pub use streak::{Cuts, Streak};
+pub use streak::{BySecond, Streak};

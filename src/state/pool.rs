@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::backend::Member;
 use super::budget::RetryBudget;
+use super::streak::BySecond;
 use crate::balance::{Candidate, Entry, Options, Request, Strategy, Tried};
 use crate::config::model;
 use crate::net::addr::Address;
@@ -63,7 +64,7 @@ pub struct Met {
     /// Failed on one that was active, and were served by the next.
     pub retried: AtomicU64,
     /// Got no backend.
-    pub lost: AtomicU64,
+    pub lost: BySecond,
 }
 
 /// The counter of picks on its own cache line: every connection of every thread adds to it.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::pool::{ConnectPolicy, Pool};
+use super::pool::{ConnectPolicy, Detection, Pool};
 use super::slots::Slots;
 use crate::config::model::{self, Config, OverLimit};
 use crate::net::addr::Address;
@@ -65,12 +65,16 @@ impl Snapshot {
 }
 
 fn build_pool(name: &str, pool: &model::Pool) -> Pool {
-    let is_hot_standby = pool.strategy.name == "hot_standby";
+    let is_hot_standby = pool.strategy.is_hot_standby();
+    let detection = pool.outlier_detection.as_ref().map(|outlier| Detection {
+        consecutive_failures: outlier.consecutive_failures,
+        first_byte: outlier.first_byte.map(ticks),
+    });
     Pool {
         name: name.into(),
         is_hot_standby,
         connect: ConnectPolicy::new(&pool.connect, is_hot_standby),
-        detection: None,
+        detection,
         hold: HOLD,
         live: Arc::default(),
     }

@@ -1,4 +1,4 @@
-//! What the data path notes of a backend's misbehaviour: failures in a row, connections cut off.
+//! What the data path notes of misbehaviour: failures in a row, and what happened in which second.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -35,17 +35,23 @@ impl Streak {
 }
 
 /// Cells: seconds that are remembered.
-const CELLS: usize = 16;
+const CELLS: usize = 64;
 
-/// Connections that a backend cut off, by the second: its death shows here before anybody knows.
+/// A count of something by the second: what preceded its detection can be told afterwards.
 ///
 /// Each cell packs the second it counts for (upper 32 bits) and the count. Two threads that meet in
 /// the first moment of a second may lose a count to each other.
-#[derive(Debug, Default)]
-pub struct Cuts([AtomicU64; CELLS]);
+#[derive(Debug)]
+pub struct BySecond([AtomicU64; CELLS]);
 
-impl Cuts {
-    /// One more was cut off.
+impl Default for BySecond {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl BySecond {
+    /// One more, `at` this time.
     pub fn add(&self, at: Tick) {
         let second = at / 1000;
         let cell = &self.0[usize::try_from(second).unwrap_or(0) % CELLS];
@@ -56,13 +62,13 @@ impl Cuts {
         }
     }
 
-    /// How many were cut off in the seconds from `from` to `to`, of which the last 16 are known.
+    /// How many in the seconds from `from` to `to`, of which the last 64 are known.
     #[must_use]
     pub fn between(&self, from: Tick, to: Tick) -> u64 {
         let seconds = from / 1000..=to / 1000;
-        let is_within = |word: u64| seconds.contains(&(word >> 32)) && word & 0xffff_ffff > 0;
         let words = self.0.iter().map(|cell| cell.load(Relaxed));
-        words.filter(|word| is_within(*word)).map(|word| word & 0xffff_ffff).sum()
+        let within = words.filter(|word| seconds.contains(&(word >> 32)));
+        within.map(|word| word & 0xffff_ffff).sum()
     }
 }
 
@@ -80,12 +86,12 @@ mod tests {
     }
 
     #[test]
-    fn cuts_are_counted_by_the_second_and_forgotten() {
-        let cuts = Cuts::default();
-        [900, 1_000, 1_999, 3_000].into_iter().for_each(|at| cuts.add(at));
-        assert_eq!(cuts.between(1_500, 2_500), 2);
-        assert_eq!(cuts.between(0, 3_000), 4);
-        cuts.add(17_000);
-        assert_eq!(cuts.between(0, 17_000), 3, "second 1 has made room for second 17");
+    fn what_is_counted_by_the_second_is_forgotten_after_a_minute() {
+        let counts = BySecond::default();
+        [900, 1_000, 1_999, 3_000].into_iter().for_each(|at| counts.add(at));
+        assert_eq!(counts.between(1_500, 2_500), 2);
+        assert_eq!(counts.between(0, 3_000), 4);
+        counts.add(65_000);
+        assert_eq!(counts.between(0, 65_000), 3, "second 1 has made room for second 65");
     }
 }
