@@ -33,6 +33,7 @@ pub mod failover;
 pub mod health;
 pub mod log;
 pub mod net;
+pub mod probe;
 pub mod process;
 pub mod proxy;
 pub mod state;
