@@ -98,7 +98,7 @@ impl Controller {
         pool.is_dirty = true;
         let evidence = format!("weight {weight}").into();
         let news = news(Kind::Weight, pool.name(), Some(name));
-        let _ = self.tell(News { evidence, more: More::Weight { weight }, ..news });
+        self.tell(News { evidence, more: More::Weight { weight }, ..news });
         self.unsaved();
     }
 

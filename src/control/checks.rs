@@ -8,11 +8,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::debug;
 
 use super::controller::Controller;
-use super::follow::fall;
+use super::follow::proof;
 use super::timers::Timer;
 use crate::config::model;
 use crate::failover::Id;
-use crate::health::{Answer, Checking, Due, Event, Fire, Judged, Tick, Timing, Trouble, judge, next};
+use crate::health::{Answer, Checking, Event, Fire, Judged, Tick, Timing, Trouble, judge, next};
 use crate::net::clock::Clock;
 use crate::probe::{self, Outcome, Probe, Roots};
 
@@ -106,7 +106,9 @@ impl Controller {
         let Some(probe) = pool.probe.clone() else { return };
         let Some(target) = pool.backings.get(&id).map(|b| Rc::clone(&b.target)) else { return };
         let Some(node) = pool.keeper.node_mut(id) else { return };
-        let Some(due) = node.due.filter(|due| due.at <= now && node.running.is_none()) else { return };
+        let Some(due) = node.due.filter(|due| due.at <= now && node.running.is_none()) else {
+            return;
+        };
         match due.fire(now, fastrand::u64(..), &policy) {
             Fire::PutOff(later) => {
                 node.due = Some(later);
@@ -190,9 +192,9 @@ impl Controller {
     fn see_repair(&mut self, id: Id) {
         let Some(number) = self.homes.get(&id).copied() else { return };
         let Some(index) = self.pools.iter().position(|pool| pool.number == number) else { return };
-        let fall = fall(&self.pools[index]);
-        if self.pools[index].repairs.is_not_repaired(id, fall) {
-            let evidence: Arc<str> = format!("{fall} more checks failed").into();
+        let (proof, at) = (proof(&self.pools[index]), self.now());
+        if self.pools[index].repairs.is_not_repaired(id, proof, at) {
+            let evidence: Arc<str> = "the checks go on failing".into();
             self.tell_repair(index, id, "not repaired", &evidence);
         }
     }
@@ -212,7 +214,15 @@ impl Controller {
             let probe = pool.probe.clone().or_else(|| self.checks.connect.clone());
             let target = pool.backings.get(&id).map(|backing| Rc::clone(&backing.target));
             if let (Some(probe), Some(target)) = (probe, target) {
-                begun.push(Check { probe, target, policy, id, epoch, trial: Some(trial), due: now });
+                begun.push(Check {
+                    probe,
+                    target,
+                    policy,
+                    id,
+                    epoch,
+                    trial: Some(trial),
+                    due: now,
+                });
             }
         }
         for check in begun {
@@ -242,14 +252,8 @@ impl Controller {
 }
 
 /// How a connect that is a trial is judged where the pool makes no checks.
-const CONNECT: Checking = Checking {
-    rise: 1,
-    fall: 1,
-    interval: 2_000,
-    fast_interval: 500,
-    timeout: 1_000,
-    jitter: 0,
-};
+const CONNECT: Checking =
+    Checking { rise: 1, fall: 1, interval: 2_000, fast_interval: 500, timeout: 1_000, jitter: 0 };
 
 fn judged(outcome: Outcome, timing: &Timing, policy: &Checking) -> Judged {
     let answer = match outcome {
@@ -260,4 +264,3 @@ fn judged(outcome: Outcome, timing: &Timing, policy: &Checking) -> Judged {
     };
     judge(answer, timing, policy)
 }
-

@@ -198,10 +198,8 @@ impl Controller {
     ) -> Result<Option<Rc<dyn probe::Probe>>, ControlError> {
         let Some(check) = &config.health_check else { return Ok(None) };
         let built = probe::build(&check.probe, &self.roots);
-        let probe = built.map_err(|problem| ControlError::Probe {
-            pool: pool.name.to_string(),
-            problem,
-        })?;
+        let probe = built
+            .map_err(|problem| ControlError::Probe { pool: pool.name.to_string(), problem })?;
         Ok(Some(Rc::from(probe)))
     }
 
@@ -256,8 +254,9 @@ impl Controller {
             }
             self.save_soon();
         }
+        let saved = self.saved();
         if let Some(file) = &mut self.state_file {
-            file.write_now(&self.saved());
+            file.write_now(&saved);
         }
     }
 
@@ -335,7 +334,8 @@ impl Controller {
                 Timer::Publish(_) => {}
                 Timer::Report(number) => self.report_due(number),
                 Timer::Save => {
-                    self.is_unsaved |= self.state_file.as_ref().is_some_and(|f| f.is_old(now, SAVE_EVERY));
+                    self.is_unsaved |=
+                        self.state_file.as_ref().is_some_and(|f| f.is_old(now, SAVE_EVERY));
                     self.timers.set(now + SAVE_EVERY, Timer::Save);
                 }
                 Timer::Beat => self.beat(at, now),
@@ -373,18 +373,9 @@ impl Controller {
     }
 
     /// Tells an event: keeps it, feeds it to who follows, and logs it.
-    pub(super) fn tell(&self, news: News) -> Arc<Told> {
+    pub(super) fn tell(&self, news: News) {
         let event = self.events.tell(news, wall());
-        let (pool, backend) = (event.pool.as_deref(), event.backend.as_deref());
-        let more = serde_json::to_string(&event.more).unwrap_or_default();
-        let kind = event.kind.as_str();
-        let is_bad = matches!(event.kind, Kind::Evicted | Kind::Takeover | Kind::ReloadFailed);
-        if is_bad {
-            warn!(kind, pool, backend, cause = %event.cause, evidence = %event.evidence, %more, "event");
-        } else {
-            info!(kind, pool, backend, cause = %event.cause, evidence = %event.evidence, %more, "event");
-        }
-        event
+        log(&event);
     }
 
     /// What is to survive.
@@ -416,6 +407,25 @@ impl Controller {
             file.write(saved, now);
             self.is_unsaved = false;
         }
+    }
+}
+
+/// An event in the log: what happened first, then why.
+fn log(event: &Told) {
+    let Told { kind, cause, evidence, more, .. } = event;
+    let (pool, backend) = (event.pool.as_deref(), event.backend.as_deref());
+    let is_bad = match (kind, more) {
+        (Kind::Evicted | Kind::Takeover | Kind::ReloadFailed, _) => true,
+        (Kind::Recovery, More::Recovery { result, .. }) => {
+            !matches!(*result, "success" | "repaired")
+        }
+        _ => false,
+    };
+    let kind = kind.as_str();
+    if is_bad {
+        warn!(pool, backend, %cause, %evidence, %more, "{kind}");
+    } else {
+        info!(pool, backend, %cause, %evidence, %more, "{kind}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! What happened, for people and programs: a ring of the last events, and a feed of new ones.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -20,7 +21,7 @@ pub enum Kind {
     Evicted,
     /// A backend is usable again.
     Reinstated,
-    /// The active role of a hot-standby pool has moved, or the priority in use of another pool.
+    /// The active role of a hot-standby pool has moved: the report of it.
     Takeover,
     /// An operator drains a backend.
     Draining,
@@ -153,6 +154,43 @@ pub enum More {
         /// Those that went.
         removed: Vec<Arc<str>>,
     },
+}
+
+/// In a line of the log.
+impl fmt::Display for More {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing {} => Ok(()),
+            Self::State { from, to } => write!(f, "{from} -> {to}"),
+            Self::Weight { weight } => write!(f, "weight {weight}"),
+            Self::Takeover(report) => report.fmt(f),
+            Self::Recovery { event, action, result, attempt, duration_ms } => {
+                write!(f, "on_{event} {result}")?;
+                match attempt {
+                    0 => Ok(()),
+                    attempt => write!(f, " (attempt {attempt}, {duration_ms} ms): {action}"),
+                }
+            }
+            Self::Resolved { added, removed } => {
+                write!(f, "added [{}], removed [{}]", added.join(", "), removed.join(", "))
+            }
+            Self::Reloaded { changed } => changed.fmt(f),
+            Self::Refused { problems } => problems.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for TakeoverMore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, to, detection_ms, takeover_ms, retried, cut, lost } = self;
+        let from = from.as_deref().unwrap_or("nobody");
+        write!(f, "{from} -> {to}: detected in {detection_ms} ms, ")?;
+        match takeover_ms {
+            Some(ms) => write!(f, "first connection after {ms} ms, ")?,
+            None => f.write_str("no connection yet, ")?,
+        }
+        write!(f, "{retried} retried, {cut} cut, {lost} lost")
+    }
 }
 
 /// A takeover report without what the event says already.

@@ -17,7 +17,7 @@ use crate::config::model::Action as ActionConfig;
 use crate::failover::{
     Action, Assembly, Edge, Event as RoleEvent, Id, Standby, Switch, Takeover as Which, Why,
 };
-use crate::health::{Cause, Change, State, Tick, Turn};
+use crate::health::{Cause, Change, Checking, State, Tick, Turn};
 use crate::net::clock::ticks;
 use crate::state::{Ending, Notice, Wait};
 
@@ -60,7 +60,7 @@ impl Controller {
         let evidence: Arc<str> = change.evidence.to_string().into();
         match kind {
             Some(kind) => {
-                let _ = self.tell(News {
+                self.tell(News {
                     kind,
                     pool: Some(Arc::clone(&names.0)),
                     backend: Some(Arc::clone(&names.1)),
@@ -99,13 +99,13 @@ impl Controller {
             Turn::Evicted => (recovery::Event::Evict, recovery.on_evict.clone()),
             Turn::Reinstated => (recovery::Event::Reinstate, recovery.on_reinstate.clone()),
         };
-        if let Some(run) = self.run(index, (event, actions), id, why) {
+        if let Some(run) = self.act(index, (event, actions), id, why) {
             self.pools[index].repairs.enter(id, event, run);
         }
     }
 
     /// Begins recovery actions, if there are any.
-    fn run(
+    fn act(
         &self,
         index: usize,
         (event, actions): (recovery::Event, Vec<ActionConfig>),
@@ -149,7 +149,7 @@ impl Controller {
         let youngest = pool.keeper.nodes.iter().min_by_key(|node| node.health.age(at));
         let id = youngest.map(|node| node.id).filter(|_| edge.runs_action);
         let evidence: Arc<str> = format!("the pool is {word}").into();
-        let run = id.and_then(|id| self.run(index, (event, actions), id, ("pool", &evidence)));
+        let run = id.and_then(|id| self.act(index, (event, actions), id, ("pool", &evidence)));
         self.pools[index].repairs.enter_edge(event, run);
     }
 
@@ -217,7 +217,7 @@ impl Controller {
         info!(pool = %pool.name(), backend = name.as_deref(), "actions before traffic begin");
         let evidence: Arc<str> = "about to become active".into();
         let what = (recovery::Event::Takeover, actions);
-        if let Some(run) = self.run(index, what, to, ("takeover", &evidence)) {
+        if let Some(run) = self.act(index, what, to, ("takeover", &evidence)) {
             self.pools[index].repairs.enter_hook(serial, to, run);
         }
     }
@@ -250,13 +250,14 @@ impl Controller {
         let assembly = Assembly::new(which, first_sign, decided);
         let planned = planned_demotion(pool, old.as_ref().map_or(0, |old| old.load.open()));
         let sides = (switch.from, old);
-        pool.takeover = Some(Takeover::new(assembly, sides, (first_sign, planned), &pool.pool.live));
+        pool.takeover =
+            Some(Takeover::new(assembly, sides, (first_sign, planned), &pool.pool.live));
         let actions = pool.config.recovery.on_takeover.iter();
         let actions = actions.filter(|action| !is_before_traffic(action)).cloned().collect();
         let number = pool.number;
         self.timers.set(at + REPORT_EVERY, Timer::Report(number));
         let why = (switch.why.cause.as_str(), &switch.why.evidence);
-        if let Some(run) = self.run(index, (recovery::Event::Takeover, actions), switch.to, why) {
+        if let Some(run) = self.act(index, (recovery::Event::Takeover, actions), switch.to, why) {
             self.pools[index].repairs.enter_takeover(run);
         }
     }
@@ -282,7 +283,7 @@ impl Controller {
         let pool = &mut self.pools[index];
         let Some(takeover) = pool.takeover.take() else { return };
         let report = takeover.report(&pool.pool.live, at);
-        let _ = self.tell(News {
+        self.tell(News {
             kind: Kind::Takeover,
             pool: Some(report.pool.as_str().into()),
             backend: Some(report.to.as_str().into()),
@@ -294,9 +295,11 @@ impl Controller {
 
     /// News of recovery actions.
     pub(super) fn repair_news(&mut self, news: recovery::News) {
-        let found = self.pools.iter().enumerate().find_map(|(index, pool)| {
-            pool.repairs.whose(news.run).map(|whose| (index, whose))
-        });
+        let found = self
+            .pools
+            .iter()
+            .enumerate()
+            .find_map(|(index, pool)| pool.repairs.whose(news.run).map(|whose| (index, whose)));
         // Nobody's: it was stopped meanwhile.
         let Some((index, whose)) = found else { return };
         match (news.what, whose) {
@@ -314,7 +317,7 @@ impl Controller {
 
     /// An attempt that will be repeated is told in the log, the last one with its action.
     fn attempt_ended(&self, index: usize, whose: Whose, action: usize, ended: &recovery::Ended) {
-        if ended.result != recovery::Result::Success {
+        if ended.result != recovery::ActionResult::Success {
             let (event, name) = self.action_of(index, whose, action);
             warn!(pool = %self.pools[index].name(), event, action = %name, attempt = ended.attempt,
                 result = ended.result.as_str(), how = %ended.how, "attempt of a recovery action");
@@ -323,7 +326,8 @@ impl Controller {
 
     fn action_ended(&mut self, index: usize, whose: Whose, action: usize, ended: &recovery::Ended) {
         let (event, name) = self.action_of(index, whose, action);
-        let is_ok = ended.result == recovery::Result::Success;
+        let is_ok = ended.result == recovery::ActionResult::Success;
+        let at = self.now();
         let id = match whose {
             Whose::Backend(id, _) | Whose::Hook(_, id) => Some(id),
             Whose::Pool(_) => None,
@@ -345,9 +349,9 @@ impl Controller {
             },
         };
         if let (Whose::Backend(id, recovery::Event::Evict), true) = (whose, is_ok) {
-            pool.repairs.done(id);
+            pool.repairs.done(id, at);
         }
-        let _ = self.tell(news);
+        self.tell(news);
     }
 
     /// The event that an action follows, and what it is called.
@@ -381,7 +385,7 @@ impl Controller {
         evidence: &Arc<str>,
     ) {
         let pool = &self.pools[index];
-        let _ = self.tell(News {
+        self.tell(News {
             kind: Kind::Recovery,
             pool: Some(Arc::clone(pool.name())),
             backend: pool.name_of(id),
@@ -398,9 +402,10 @@ impl Controller {
     }
 }
 
-/// Failures that show that a repair has not worked: as many as evict.
-pub(super) fn fall(pool: &Controlled) -> u32 {
-    pool.config.health_check.as_ref().map_or(1, |check| check.fall)
+/// What shows that a repair has not worked: as many failures as evict, over as many intervals.
+pub(super) fn proof(pool: &Controlled) -> (u32, Tick) {
+    let proof = |check: &Checking| (check.fall, u64::from(check.fall) * check.interval);
+    pool.keeper.settings.health.checks.as_ref().map_or((1, 0), proof)
 }
 
 fn planned_demotion(pool: &Controlled, open: u32) -> Tick {

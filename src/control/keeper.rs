@@ -231,7 +231,8 @@ impl Keeper {
         let active = saved.and_then(|saved| saved.active(&self.name, address_of));
         let active = self.nodes.iter().find(|n| Some(&*n.name) == active).map(|n| n.id);
         let is_pinned = was.is_some_and(|was| was.is_pinned);
-        let is_barred = |n: &&Node| was.is_some_and(|was| was.barred.iter().any(|b| **b == *n.name));
+        let is_barred =
+            |n: &&Node| was.is_some_and(|was| was.barred.iter().any(|b| **b == *n.name));
         let barred = self.nodes.iter().filter(is_barred).map(|node| node.id).collect();
         let members = self.standbys(at);
         let view = View { members: &members, policy: &self.settings.failover, at };

@@ -31,8 +31,8 @@ use std::thread::{Builder, JoinHandle};
 use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions};
 use tokio_util::sync::CancellationToken;
 
-pub use controller::{ControlError, Setup};
 use controller::Controller;
+pub use controller::{ControlError, Setup};
 use event::Events;
 pub use handle::Handle;
 
@@ -72,7 +72,7 @@ impl Control {
     ) -> Result<Self, StartError> {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let (started, when_started) = sync_channel(1);
+        let (started, when_started) = sync_channel::<Result<Handle, StartError>>(1);
         let thread = Builder::new().name("control".into()).spawn(move || {
             let runtime = RuntimeBuilder::new_current_thread()
                 .enable_all()
@@ -95,7 +95,7 @@ impl Control {
             });
         })?;
         let ended = || io::Error::other("the thread ended at once");
-        let handle = when_started.recv().map_err(|_| ended())??;
+        let handle = when_started.recv().map_err(|_| StartError::from(ended()))??;
         Ok(Self { handle, stop, thread })
     }
 

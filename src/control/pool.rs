@@ -141,10 +141,11 @@ pub(super) fn target(
         }
         (address, _) => address.clone(),
     };
+    let source = pool.sources(&address).next().flatten();
     Target {
         pool: Arc::clone(&pool.name),
         backend: backend.name.as_str().into(),
-        source: pool.sources(&address).next().flatten(),
+        source,
         address,
         ports,
         preface: Arc::new([]),

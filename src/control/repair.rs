@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::recovery::{Event, Run};
 use crate::failover::Id;
+use crate::health::Tick;
 
 /// The runs of a pool.
 #[derive(Debug, Default)]
@@ -23,7 +24,9 @@ pub(super) struct Repairs {
 /// A repair whose effect is not known yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Unverified {
-    /// Failures since it was done.
+    /// When it was done.
+    at: Tick,
+    /// Failures since.
     failures: u32,
 }
 
@@ -89,8 +92,8 @@ impl Repairs {
     }
 
     /// A repair after an eviction was done without a failure: the checks are to verify it.
-    pub(super) fn done(&mut self, id: Id) {
-        self.unverified.insert(id, Unverified { failures: 0 });
+    pub(super) fn done(&mut self, id: Id, at: Tick) {
+        self.unverified.insert(id, Unverified { at, failures: 0 });
     }
 
     /// The backend is back: whether that verifies a repair.
@@ -98,12 +101,13 @@ impl Repairs {
         self.unverified.remove(&id).is_some()
     }
 
-    /// A check or a trial of the backend has failed again: whether so many failures show now that a
-    /// repair has not worked. Told once.
-    pub(super) fn is_not_repaired(&mut self, id: Id, fall: u32) -> bool {
+    /// A check or a trial of the backend has failed again: whether that shows that a repair has not
+    /// worked. It does after so many failures (`fall`) and so much time (`span`): what was restarted
+    /// needs a moment. Told once.
+    pub(super) fn is_not_repaired(&mut self, id: Id, (fall, span): (u32, Tick), at: Tick) -> bool {
         let Some(unverified) = self.unverified.get_mut(&id) else { return false };
         unverified.failures += 1;
-        let is_over = unverified.failures >= fall;
+        let is_over = unverified.failures >= fall && at.saturating_sub(unverified.at) >= span;
         if is_over {
             self.unverified.remove(&id);
         }
@@ -125,16 +129,17 @@ mod tests {
     fn a_repair_is_verified_once() {
         let mut repairs = Repairs::default();
         assert!(!repairs.is_repaired(1), "nothing was done");
-        repairs.done(1);
+        repairs.done(1, 0);
         assert!(repairs.is_repaired(1));
         assert!(!repairs.is_repaired(1));
     }
 
     #[test]
-    fn as_many_failures_as_evict_show_that_a_repair_has_not_worked() {
+    fn failures_over_some_time_show_that_a_repair_has_not_worked() {
         let mut repairs = Repairs::default();
-        repairs.done(1);
-        let told: Vec<_> = (0..5).map(|_| repairs.is_not_repaired(1, 3)).collect();
-        assert_eq!(told, [false, false, true, false, false]);
+        repairs.done(1, 0);
+        let mut fails = |at| repairs.is_not_repaired(1, (3, 6_000), at);
+        let told = [500, 1_000, 1_500, 6_000, 6_500].map(&mut fails);
+        assert_eq!(told, [false, false, false, true, false]);
     }
 }

@@ -11,9 +11,9 @@
 
 mod flow;
 mod meter;
-mod watch;
 #[cfg(test)]
 mod tests;
+mod watch;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;

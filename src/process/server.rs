@@ -12,11 +12,11 @@ use tracing::{info, warn};
 use super::limits::{raise_descriptors, share, threads};
 use crate::balance::Registry;
 use crate::config::model::Config;
+use crate::control::{self, Control, Setup};
 use crate::net::addr::Address;
 use crate::net::clock::Clock;
 use crate::net::dial::EphemeralPorts;
 use crate::net::listen::{Bound, SocketPath, bind_all};
-use crate::control::{self, Control, Setup};
 use crate::proxy::{Alive, Fleet, Inbox, Order, Shared, Socket, start};
 use crate::state::{Ending, Listener, Reporter, Slots, Snapshot, Threads};
 

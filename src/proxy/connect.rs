@@ -64,10 +64,8 @@ pub(super) async fn connect(
     match connected {
         Ok(link) => Ok((client, link)),
         Err(ending) => {
-            let is_lost = matches!(
-                ending,
-                Ending::NoBackend | Ending::ConnectFailed | Ending::QueueTimeout
-            );
+            let is_lost =
+                matches!(ending, Ending::NoBackend | Ending::ConnectFailed | Ending::QueueTimeout);
             if pool.is_hot_standby && is_lost {
                 pool.live.met.lost.add(worker.engine.clock.now());
             }
@@ -246,7 +244,12 @@ impl<'a> Race<'a> {
                 Ok(dial) => {
                     self.hedge_at = self.pool.connect.hedge.map(|hedge| now + hedge);
                     let expires = now + self.pool.connect.timeout;
-                    return Next::Attempt(Attempt { dial, lease, started: Instant::now(), expires });
+                    return Next::Attempt(Attempt {
+                        dial,
+                        lease,
+                        started: Instant::now(),
+                        expires,
+                    });
                 }
                 // Without descriptors or memory no other backend can be connected to either.
                 Err(error) if error.is_shortage() => return Next::End(Ending::LocalError),

@@ -168,7 +168,9 @@ impl Entered {
     fn judge_end(&self, stop: Stop) {
         match stop {
             Stop::Closed(_) => self.served(),
-            Stop::Reset(Side::Backend) if self.meter.bytes_out() == 0 => self.failed(Trouble::Reset),
+            Stop::Reset(Side::Backend) if self.meter.bytes_out() == 0 => {
+                self.failed(Trouble::Reset)
+            }
             _ => {}
         }
     }

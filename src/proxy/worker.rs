@@ -231,7 +231,8 @@ impl Worker {
         };
         // Copied, because an ending connection may leave the books at once.
         let all = self.connections.borrow();
-        let meant: Vec<_> = all.iter().filter(|(_, c)| is_meant(c)).map(|(_, c)| Rc::clone(c)).collect();
+        let meant: Vec<_> =
+            all.iter().filter(|(_, c)| is_meant(c)).map(|(_, c)| Rc::clone(c)).collect();
         drop(all);
         meant.iter().for_each(|connection| connection.end(reason));
     }

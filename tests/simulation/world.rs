@@ -115,9 +115,7 @@ impl World {
             let naive = Naive::new(file.0, settings.health.checks.is_some(), 1_000_000);
             outside.insert(id, Outside::new(some_truth(&mut rng), file, naive));
         }
-        let nodes = outside
-            .iter()
-            .map(|(id, outside)| node(*id, rng.u32(0..3), outside.file));
+        let nodes = outside.iter().map(|(id, outside)| node(*id, rng.u32(0..3), outside.file));
         let controller = start(settings, nodes.collect(), None, 1_000_000);
         let active = controller.first_active;
         Self {
@@ -379,7 +377,9 @@ impl World {
         outside.streak += 1;
         let (count, first) = (outside.streak, outside.first_failed);
         let Some(policy) = self.controller.settings.health.outlier else { return };
-        if !is_due(count, policy.consecutive_failures) || !may_eject(&self.controller.view(id, self.now), &policy) {
+        if !is_due(count, policy.consecutive_failures)
+            || !may_eject(&self.controller.view(id, self.now), &policy)
+        {
             return;
         }
         let draw = self.rng.u64(..);
