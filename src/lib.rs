@@ -27,10 +27,12 @@
 pub mod balance;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod failover;
 pub mod health;
 pub mod log;
 pub mod net;
+pub mod probe;
 pub mod process;
 pub mod proxy;
 pub mod state;

@@ -13,6 +13,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("failover", &[]),
     ("health", &[]),
     ("net", &[]),
+    ("probe", &["config::model", "net"]),
+    ("control", &["balance", "config", "failover", "health", "log", "net", "probe", "state"]),
     ("state", &["balance", "config", "net"]),
     ("log", &["config"]),
     ("proxy", &["balance", "config::model", "net", "state"]),

@@ -1,0 +1,3 @@
+//! The control plane: what notices, decides, repairs and tells. The data path never waits for it.
+
+pub mod recovery;
