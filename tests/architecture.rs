@@ -13,6 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("failover", &[]),
     ("health", &[]),
     ("net", &[]),
+    ("probe", &["config::model", "net"]),
     ("state", &["balance", "config", "health", "net"]),
     ("log", &["config"]),
     ("control", &["balance", "config", "failover", "health", "log", "net", "probe", "state"]),

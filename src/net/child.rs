@@ -25,8 +25,14 @@ const CHUNK: usize = 16 * 1024;
 const REST: Duration = Duration::from_millis(1);
 
 /// What a service manager tells its service by the environment, and nobody else.
-const NOT_INHERITED: [&str; 6] =
-    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+const NOT_INHERITED: [&str; 6] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+];
 
 /// A program that runs. Dropping it kills its process group; it never stays a zombie.
 #[derive(Debug)]
@@ -62,7 +68,9 @@ impl Child {
             .stderr(writer)
             .process_group(0)
             .kill_on_drop(true);
-        NOT_INHERITED.iter().for_each(|name| drop(command.env_remove(name)));
+        for name in NOT_INHERITED {
+            command.env_remove(name);
+        }
         for (name, value) in variables {
             // A NUL ends a C string: a variable with one would be refused.
             command.env(name, value.replace('\0', "\u{fffd}"));

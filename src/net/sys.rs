@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_descriptor_of_another_program_is_closed_when_one_is_started() {
-        let (reader, _writer) = std::io::pipe().unwrap();
+        let (reader, _writer) = io::pipe().unwrap();
         // High, and with nothing of other tests above it that they want to hand down.
         let high = rustix::io::fcntl_dupfd_cloexec(&reader, 900).unwrap();
         rustix::io::fcntl_setfd(&high, rustix::io::FdFlags::empty()).unwrap();

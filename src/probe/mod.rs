@@ -26,9 +26,10 @@ use std::time::Duration;
 
 use crate::config::model;
 
+pub use http::words as http_words;
 pub use progress::Progress;
-pub use target::Target;
-pub use tls::{Roots, client_config, words};
+pub use target::{Target, host_and_port};
+pub use tls::{Roots, client_config, words as tls_words};
 
 /// Every kind of probe, in the order of the documentation. The only such list.
 pub const PROBES: &[Entry] =
@@ -42,8 +43,11 @@ pub struct Entry {
     /// One line for the documentation.
     pub summary: &'static str,
     /// Builds it; `None` for the options of another kind.
-    pub build: fn(&model::Probe, &Roots) -> Option<Result<Box<dyn Probe>, String>>,
+    pub build: fn(&model::Probe, &Roots) -> Option<Built>,
 }
+
+/// A probe, or what cannot be made of its options, in words.
+pub type Built = Result<Box<dyn Probe>, String>;
 
 /// How a check ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +82,7 @@ pub trait Probe: fmt::Debug {
 /// # Errors
 ///
 /// What cannot be made of the options, in words.
-pub fn build(options: &model::Probe, roots: &Roots) -> Result<Box<dyn Probe>, String> {
+pub fn build(options: &model::Probe, roots: &Roots) -> Built {
     let built = PROBES.iter().find_map(|entry| (entry.build)(options, roots));
     built.unwrap_or_else(|| Err(format!("no probe is called {options:?}")))
 }

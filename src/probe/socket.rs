@@ -113,8 +113,8 @@ impl AsyncWrite for Socket {
         Poll::Ready(Ok(()))
     }
 
+    /// No FIN: should the peer's come before the reset, the connection would end in TIME_WAIT.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.shutdown_write();
         Poll::Ready(Ok(()))
     }
 }
@@ -134,7 +134,7 @@ fn outcome(error: ConnectError) -> Outcome {
 /// What happened to a connection that ended with an error before the check was through.
 pub(super) fn ended(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::CONNRESET | Errno::PIPE) => "reset by the backend".to_owned(),
+        Some(Errno::CONNRESET | Errno::PIPE) => "reset by the peer".to_owned(),
         Some(Errno::TIMEDOUT) => "given up by the kernel: no acknowledgement".to_owned(),
         Some(errno) => format!("the connection broke: {errno}"),
         None => error.to_string(),

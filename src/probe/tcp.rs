@@ -5,16 +5,15 @@
 //! check waits for nothing: four system calls.
 
 use super::socket::Socket;
-use super::{Entry, Outcome, Probe, Progress, Roots, Running, Target};
+use super::{Built, Entry, Outcome, Probe, Progress, Roots, Running, Target};
 use crate::config::model;
 
-pub(super) const ENTRY: Entry =
-    Entry { name: "tcp", summary: "a connection is accepted", build };
+pub(super) const ENTRY: Entry = Entry { name: "tcp", summary: "a connection is accepted", build };
 
 #[derive(Debug)]
 struct Tcp;
 
-fn build(options: &model::Probe, _: &Roots) -> Option<Result<Box<dyn Probe>, String>> {
+fn build(options: &model::Probe, _: &Roots) -> Option<Built> {
     matches!(options, model::Probe::Tcp).then(|| Ok(Box::new(Tcp) as Box<dyn Probe>))
 }
 

@@ -1,5 +1,7 @@
 //! What a check or an action says about bytes and times, in words.
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 /// Most bytes of an answer that are shown.
@@ -54,9 +56,91 @@ pub fn find(bytes: &[u8], part: &[u8]) -> Option<usize> {
     bytes.windows(part.len()).position(|window| window == part)
 }
 
+/// How a program ended: `exit status 3`, `killed by signal 9`.
+#[must_use]
+pub fn exit(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+/// The last line of what a program writes, which most often says what is wrong.
+#[derive(Debug, Default)]
+pub struct LastLine {
+    done: Vec<u8>,
+    open: Vec<u8>,
+}
+
+impl LastLine {
+    /// Most bytes of a line that are kept: its beginning.
+    const LONGEST: usize = 200;
+
+    /// Takes what came next.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let room = Self::LONGEST - self.open.len();
+            self.open.extend_from_slice(&part[..part.len().min(room)]);
+            if part.ends_with(b"\n") {
+                self.end_line();
+            }
+        }
+    }
+
+    fn end_line(&mut self) {
+        if !self.open.trim_ascii().is_empty() {
+            std::mem::swap(&mut self.done, &mut self.open);
+        }
+        self.open.clear();
+    }
+
+    /// The last line that is not empty, fit for a log; `None` when there was none.
+    #[must_use]
+    pub fn text(&self) -> Option<String> {
+        let lines = [&self.open, &self.done].map(|line| line.trim_ascii());
+        lines.into_iter().find(|line| !line.is_empty()).map(printable)
+    }
+
+    /// What happened, followed by that line if there is one.
+    #[must_use]
+    pub fn after(&self, what: &str) -> String {
+        match self.text() {
+            Some(line) => format!("{what}: {line}"),
+            None => what.to_owned(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_line_is_the_last_that_is_not_empty_however_it_came() {
+        let cases: [(&[&str], Option<&str>); 6] = [
+            (&["one\ntwo\n"], Some("two")),
+            (&["one\ntwo"], Some("two")),
+            (&["on", "e\n", "\n \n"], Some("one")),
+            (&["one\n", "tw", "o", "\r\n"], Some("two")),
+            (&[], None),
+            (&["\n"], None),
+        ];
+        for (parts, expected) in cases {
+            let mut line = LastLine::default();
+            parts.iter().for_each(|part| line.feed(part.as_bytes()));
+            assert_eq!(line.text().as_deref(), expected, "{parts:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_is_kept_to_its_beginning() {
+        let mut line = LastLine::default();
+        (0..1000).for_each(|_| line.feed(b"abcdefgh"));
+        assert_eq!(line.text().unwrap(), "abcdefgh".repeat(25));
+        line.feed(b"\nlast");
+        assert_eq!(line.after("exit status 1"), "exit status 1: last");
+    }
 
     #[test]
     fn a_time_reads_as_it_is_configured() {
