@@ -187,7 +187,7 @@ impl Controller {
         let state = pool.keeper.node(from).map(|node| node.health.state());
         // What an operator wanted is no trouble.
         let first_sign = first_sign.filter(|_| state.is_none_or(|state| !state.is_usable()));
-        pool.vacated = Some(Vacated { from, at, first_sign });
+        pool.vacated = Some(Vacated { at, first_sign });
         pool.is_dirty = true;
         let name = pool.name_of(from);
         info!(pool = %pool.name(), backend = name.as_deref(), cause = why.cause.as_str(),

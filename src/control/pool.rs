@@ -36,7 +36,7 @@ pub(super) struct Controlled {
     /// Who has had the active role counts up.
     pub(super) reign: u64,
     pub(super) takeover: Option<Takeover>,
-    /// The active backend that has lost the role, when, and the first sign of it.
+    /// When the active role was lost that nobody has yet, and the first sign of that.
     pub(super) vacated: Option<Vacated>,
     /// By the backend that was demoted.
     pub(super) demotions: HashMap<Id, Demotion>,
@@ -54,7 +54,6 @@ pub(super) struct Controlled {
 /// The active role as somebody left it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Vacated {
-    pub(super) from: Id,
     pub(super) at: Tick,
     pub(super) first_sign: Option<Tick>,
 }
