@@ -9,13 +9,14 @@
 //!                          │
 //!                       process                   composition root: threads, signals, stop
 //!                          │
-//!    bytes ──►       proxy   control              data path; what notices, decides and repairs
-//!                         ╲ ╱
+//!                     ╱         ╲
+//!    bytes ──►    proxy         control           data path │ control plane, the only writer
+//!                     ╲         ╱
 //!                        state                    Snapshot · Pool · Rotation · Backend
 //!                          │
 //!     config  balance  health  failover         PURE: no I/O, no clock, no randomness
 //!
-//!                    net ◄── probe                sockets and bytes; know no pool and no policy
+//!                    net ◄── probe                sockets and bytes, checks; know no pool and no policy
 //! ```
 //!
 //! # Reading order

@@ -14,11 +14,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("health", &[]),
     ("net", &[]),
     ("probe", &["config::model", "net"]),
-    ("control", &["balance", "config", "failover", "health", "log", "net", "probe", "state"]),
-    ("state", &["balance", "config", "net"]),
+    ("state", &["balance", "config", "health", "net"]),
     ("log", &["config"]),
-    ("proxy", &["balance", "config::model", "net", "state"]),
-    ("process", &["balance", "config", "net", "proxy", "state"]),
+    ("control", &["balance", "config", "failover", "health", "log", "net", "probe", "state"]),
+    ("proxy", &["balance", "config::model", "health", "net", "state"]),
+    ("process", &["balance", "config", "control", "net", "proxy", "state"]),
     ("cli", &["balance", "config", "log", "process"]),
 ];
 

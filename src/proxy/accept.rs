@@ -14,11 +14,10 @@ use tokio::io::unix::AsyncFd;
 use tracing::{debug, error, warn};
 
 use super::connection::serve;
-use super::ending::Ending;
 use super::worker::{Seated, Worker};
 use crate::config::model::OverLimit;
 use crate::net::listen::{AcceptError, Accepted, accept, watch};
-use crate::state::{Listener, Slot};
+use crate::state::{Ending, Listener, Slot};
 
 /// Connections accepted in a row before others have their turn.
 const BATCH: u32 = 32;
