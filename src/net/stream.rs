@@ -31,8 +31,8 @@ pub struct Stream {
 #[derive(Debug)]
 enum Socket {
     Unregistered(OwnedFd),
-    Reading(AsyncFd<OwnedFd>),
-    Both(AsyncFd<OwnedFd>),
+    Reading(Box<AsyncFd<OwnedFd>>),
+    Both(Box<AsyncFd<OwnedFd>>),
     /// Only while a registration is replaced, or after that failed.
     Gone,
 }
@@ -124,77 +124,23 @@ impl Stream {
         }
     }
 
-    /// Moves bytes from the socket into `pipe`; 0 is the end of the stream.
-    ///
-    /// `Pending` with bytes in the pipe may also mean that the pipe is full: splice(2) says EAGAIN
-    /// for both. Empty the pipe, then ask again.
+    /// Moves bytes from the socket into `pipe` without waiting; 0 is the end of the stream, or
+    /// TCP's urgent mark.
     ///
     /// # Errors
     ///
-    /// As the kernel says; `WouldBlock` never.
-    pub(super) fn poll_splice_in(
-        &mut self,
-        cx: &mut Context<'_>,
-        pipe: &mut Pipe,
-    ) -> Poll<io::Result<usize>> {
-        self.register(READING)?;
-        let (Socket::Reading(fd) | Socket::Both(fd)) = &self.socket else {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        };
-        loop {
-            let mut ready = ready!(fd.poll_read_ready(cx))?;
-            match pipe.fill_from(fd.get_ref()) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock && pipe.is_empty() => {
-                    ready.clear_ready();
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-                done => return Poll::Ready(done),
-            }
-        }
+    /// `WouldBlock` if nothing is there, or the pipe is full: splice(2) says the same for both.
+    pub(super) fn splice_in(&self, pipe: &mut Pipe) -> io::Result<usize> {
+        pipe.fill_from(self.fd()?)
     }
 
-    /// Moves bytes from `pipe`, which holds some, to the socket once something fits.
+    /// Moves bytes from `pipe`, which holds some, to the socket without waiting.
     ///
     /// # Errors
     ///
-    /// As the kernel says; `WouldBlock` never.
-    pub(super) fn poll_splice_out(
-        &mut self,
-        cx: &mut Context<'_>,
-        pipe: &mut Pipe,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            if let Socket::Both(fd) = &self.socket {
-                let mut ready = ready!(fd.poll_write_ready(cx))?;
-                match pipe.empty_into(fd.get_ref()) {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-                    done => return Poll::Ready(done),
-                }
-            } else {
-                match self.fd().and_then(|fd| pipe.empty_into(fd)) {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.register_both(cx)?,
-                    done => return Poll::Ready(done),
-                }
-            }
-        }
-    }
-
-    /// Waits until the peer is gone altogether, after its FIN: reset, or given up by the kernel.
-    ///
-    /// Never ready once the socket is registered for writing: being writable hides it. Nor for a
-    /// unix socket, which looks the same when its peer has merely closed it.
-    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Socket::Reading(fd) = &self.socket else { return Poll::Pending };
-        if !self.is_tcp {
-            return Poll::Pending;
-        }
-        match ready!(fd.poll_write_ready(cx)) {
-            Ok(mut ready) if !ready.ready().is_write_closed() => {
-                ready.clear_ready();
-                Poll::Pending
-            }
-            _ => Poll::Ready(()),
-        }
+    /// `WouldBlock` if nothing fits.
+    pub(super) fn splice_out(&self, pipe: &mut Pipe) -> io::Result<usize> {
+        pipe.empty_into(self.fd()?)
     }
 
     /// Waits for a connect under way to end.
@@ -254,12 +200,20 @@ impl Stream {
         }
     }
 
-    /// Whether urgent data has come: splice(2) does not get past it.
-    pub(super) fn is_urgent(&self) -> bool {
-        match &self.socket {
-            Socket::Reading(fd) | Socket::Both(fd) => is_urgent(fd),
-            Socket::Unregistered(_) | Socket::Gone => false,
+    /// Whether it is a TCP socket.
+    pub(super) fn is_tcp(&self) -> bool {
+        self.is_tcp
+    }
+
+    /// Takes the socket out of tokio's reactor, and lends its descriptor to another.
+    pub(super) fn unregistered(&mut self) -> io::Result<BorrowedFd<'_>> {
+        if let Socket::Reading(_) | Socket::Both(_) = &self.socket {
+            self.socket = match std::mem::replace(&mut self.socket, Socket::Gone) {
+                Socket::Reading(fd) | Socket::Both(fd) => Socket::Unregistered(fd.into_inner()),
+                other => other,
+            };
         }
+        self.fd()
     }
 
     /// Sets keepalive and the longest time that sent data may stay unacknowledged.
@@ -294,7 +248,7 @@ impl Stream {
             Socket::Reading(fd) | Socket::Both(fd) => fd.into_inner(),
             Socket::Gone => return Err(io::ErrorKind::NotConnected.into()),
         };
-        let registered = sys::register(fd, interest)?;
+        let registered = Box::new(sys::register(fd, interest)?);
         self.socket = if interest.is_writable() {
             Socket::Both(registered)
         } else {

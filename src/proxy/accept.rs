@@ -6,8 +6,10 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
@@ -178,7 +180,16 @@ fn place(worker: &Rc<Worker>, accepted: Accepted, listener: &Arc<Listener>, slot
     }
 }
 
-/// Starts a task that serves the connection on this thread.
+/// Serves the connection on this thread. Usually nothing has to be waited for before its relay; a
+/// task is made only for a connection that has to wait.
 pub(super) fn serve_here(worker: &Rc<Worker>, arrival: Arrival) {
-    tokio::task::spawn_local(serve(worker, arrival));
+    let mut serving = Box::pin(serve(worker, arrival));
+    // A panic, which is a bug, ends this connection and no other.
+    let _ = catch_unwind(AssertUnwindSafe(move || {
+        let mut nobody = Context::from_waker(Waker::noop());
+        if serving.as_mut().poll(&mut nobody).is_pending() {
+            // The task asks again for what it waits for.
+            tokio::task::spawn_local(serving);
+        }
+    }));
 }

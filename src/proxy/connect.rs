@@ -8,7 +8,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -309,7 +308,6 @@ impl<'a> Race<'a> {
         let micros = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX);
         backend.load.record_latency(micros, u32::try_from(now & 0xffff_ffff).unwrap_or(0));
         self.connection.meter.count_into(&backend.totals);
-        *self.connection.backend.borrow_mut() = Some(Arc::clone(backend));
         Link { stream: dial.into_stream(), lease, unread: std::mem::take(&mut self.unread) }
     }
 

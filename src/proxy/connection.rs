@@ -12,9 +12,9 @@ use super::connect::connect;
 use super::ending::Ending;
 use super::worker::{Entered, Seated, Worker};
 use crate::net::clock::Tick;
-use crate::net::relay::{Meter, Pair, Relay};
+use crate::net::relay::{Carried, Limits, Meter, Pair, Stop, Watch};
 use crate::net::stream::Stream;
-use crate::state::{Backend, Lease, Listener, Slot};
+use crate::state::{Lease, Listener, Slot};
 
 /// What is known of an open connection.
 #[derive(Debug)]
@@ -24,8 +24,8 @@ pub(super) struct Connection {
     pub(super) source: Option<SocketAddr>,
     pub(super) start: Tick,
     pub(super) meter: Meter,
-    /// Whom it was connected to.
-    pub(super) backend: RefCell<Option<Arc<Backend>>>,
+    /// Its slot of the backend it was connected to.
+    pub(super) lease: RefCell<Option<Lease>>,
     /// Why it is to end, once it was told to.
     told: Cell<Ending>,
     /// Its slots of the listener and of the process, and its seat on the thread.
@@ -46,12 +46,12 @@ impl Connection {
 
     /// The one place where the end of a connection is recorded.
     pub(super) fn record(&self, worker: &Worker, ending: Ending) {
-        let backend = self.backend.borrow();
+        let lease = self.lease.take();
         debug!(
             listener = %self.listener.name,
             source = self.source.map(tracing::field::display),
             pool = %self.listener.pool.name,
-            backend = backend.as_ref().map(|backend| tracing::field::display(&backend.name)),
+            backend = lease.as_ref().map(|lease| tracing::field::display(&lease.backend().name)),
             bytes_in = self.meter.bytes_in(),
             bytes_out = self.meter.bytes_out(),
             duration_ms = worker.engine.clock.now().saturating_sub(self.start),
@@ -71,22 +71,22 @@ pub(super) fn serve(worker: &Rc<Worker>, arrival: Arrival) -> impl Future<Output
         source: accepted.peer,
         start,
         meter: Meter::new(start),
-        backend: RefCell::default(),
+        lease: RefCell::default(),
         told: Cell::new(Ending::LocalError),
         _guards: (slots, seated),
     });
     open(connection, accepted.into_stream())
 }
 
-/// From an accepted client to a relay, which then lives in a task of its own: a task keeps the room
-/// of its largest moment for life, and what connecting needs is not for idle connections to carry.
+/// From an accepted client to a relay. Where nothing has to be waited for, which is usual, all of
+/// this is one step.
 async fn open(connection: Entered, client: Stream) {
-    let (worker, listener) = (connection.worker(), &connection.listener);
-    match connect(worker, &listener.pool, &connection, client).await {
+    let worker = connection.worker();
+    match connect(worker, &connection.listener.pool, &connection, client).await {
         Ok((client, link)) => {
             let pair = Pair { client, backend: link.stream, unread: link.unread };
-            let relay = Relay::new(&worker.engine, pair);
-            tokio::task::spawn_local(carry(connection, relay, link.lease));
+            *connection.lease.borrow_mut() = Some(link.lease);
+            connection.carry(pair);
         }
         Err((client, ending)) => {
             client.reset();
@@ -95,15 +95,28 @@ async fn open(connection: Entered, client: Stream) {
     }
 }
 
-/// Carries bytes until the connection ends.
-#[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice, for life")]
-fn carry(connection: Entered, mut relay: Relay, lease: Lease) -> impl Future<Output = ()> {
-    async move {
-        let limits = &connection.listener.limits;
-        let stop = relay.run(&connection.worker().engine, limits, &connection.meter).await;
-        drop((relay, lease));
-        let ending = Ending::of_relay(stop, connection.told());
-        connection.ended(ending);
+impl Entered {
+    /// Carries bytes until the connection ends.
+    fn carry(self, pair: Pair) {
+        let worker = self.for_itself();
+        worker.relays.carry(&worker.engine, pair, self);
+    }
+}
+
+impl Watch for Entered {}
+
+impl Carried for Entered {
+    fn limits(&self) -> &Limits {
+        &self.listener.limits
+    }
+
+    fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    fn ended(self, stop: Stop) {
+        let ending = Ending::of_relay(stop, self.told());
+        self.ended(ending);
     }
 }
 
@@ -111,16 +124,9 @@ fn carry(connection: Entered, mut relay: Relay, lease: Lease) -> impl Future<Out
 mod tests {
     use super::*;
 
-    /// The size of what a function of three arguments returns.
-    fn size_of_returned<A, B, C, R>(_: impl Fn(A, B, C) -> R) -> usize {
-        size_of::<R>()
-    }
-
     #[test]
     fn an_idle_connection_costs_few_bytes() {
-        // Besides: two registrations of 256 bytes, the task's header, and the connection's record.
-        let carried = size_of_returned(carry);
-        assert!(carried <= 320, "{carried} bytes");
-        assert!(size_of::<Connection>() <= 160, "{} bytes", size_of::<Connection>());
+        // Besides: its entry among the relays, see there.
+        assert!(size_of::<Connection>() <= 176, "{} bytes", size_of::<Connection>());
     }
 }

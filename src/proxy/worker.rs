@@ -21,7 +21,7 @@ use super::connection::Connection;
 use super::ending::Ending;
 use crate::net::clock::Clock;
 use crate::net::dial::EphemeralPorts;
-use crate::net::relay::Engine;
+use crate::net::relay::{Engine, Relays};
 use crate::state::Slots;
 
 /// Tasks that run before the reactor is asked for news again. tokio's own 61 lets a few bulk
@@ -138,6 +138,7 @@ impl Alive {
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) engine: Engine,
+    pub(super) relays: Relays<Entered>,
     pub(super) shared: Arc<Shared>,
     random: RefCell<fastrand::Rng>,
     connections: RefCell<Slab<Rc<Connection>>>,
@@ -220,6 +221,11 @@ impl Entered {
         &self.worker
     }
 
+    /// Its thread, kept apart from it.
+    pub(super) fn for_itself(&self) -> Rc<Worker> {
+        Rc::clone(&self.worker)
+    }
+
     /// Notes how it ended; recorded when this is dropped.
     pub(super) fn ended(self, ending: Ending) {
         self.ending.set(Some(ending));
@@ -278,10 +284,15 @@ pub fn start(
                 Ok(doors) => doors,
                 Err(error) => return drop(started.send(Err(error))),
             };
+            let relays = match Relays::new() {
+                Ok(relays) => relays,
+                Err(error) => return drop(started.send(Err(error))),
+            };
             let _ = started.send(Ok(()));
             let worker = Worker {
                 index,
                 engine: Engine::new(shared.clock, pipes),
+                relays,
                 shared,
                 random: RefCell::new(fastrand::Rng::new()),
                 connections: RefCell::default(),
@@ -297,6 +308,9 @@ async fn run(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>, doors: Ve
     let deadlines = Rc::clone(&worker.engine.deadlines);
     let clock = worker.engine.clock;
     let mut timers = tokio::task::spawn_local(async move { deadlines.run(clock).await });
+    let relaying = Rc::clone(&worker);
+    let mut relays =
+        tokio::task::spawn_local(async move { relaying.relays.run(&relaying.engine).await });
     let accept = |door: Door| {
         let door = Rc::new(door);
         let task = tokio::task::spawn_local(Rc::clone(&door).accept_all(Rc::clone(&worker)));
@@ -336,7 +350,13 @@ async fn run(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>, doors: Ve
                 error!(worker = worker.index, "the timers have ended: this is a bug of tidegate");
                 break;
             }
+            _ = &mut relays => {
+                error!(worker = worker.index, "the relays have ended: this is a bug of tidegate");
+                break;
+            }
         }
     }
+    // What is left holds the worker that holds it.
+    worker.relays.clear();
     debug!(worker = worker.index, "worker has stopped");
 }

@@ -3,10 +3,12 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::oneshot;
 
 use super::*;
 
@@ -15,6 +17,29 @@ struct Peers {
     client: TcpStream,
     backend: TcpStream,
     relay: thread::JoinHandle<(Stop, u64, u64)>,
+}
+
+/// A connection that says how it ended.
+struct Told {
+    limits: Limits,
+    meter: Rc<Meter>,
+    end: oneshot::Sender<Stop>,
+}
+
+impl Watch for Told {}
+
+impl Carried for Told {
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    fn ended(self, stop: Stop) {
+        self.end.send(stop).unwrap();
+    }
 }
 
 /// Two sockets that are connected to each other: ours, which does not block, and the peer's.
@@ -38,9 +63,12 @@ fn relayed_until(limits: Limits, told_after: Option<Duration>) -> Peers {
         let runtime = runtime.enable_all().build_local(LocalOptions::default()).unwrap();
         runtime.block_on(async {
             let clock = Clock::start();
-            let engine = Engine::new(clock, 4);
+            let engine = Rc::new(Engine::new(clock, 4));
             let deadlines = Rc::clone(&engine.deadlines);
             tokio::task::spawn_local(async move { deadlines.run(clock).await });
+            let relays = Rc::new(Relays::new().unwrap());
+            let (keeper, kept) = (Rc::clone(&relays), Rc::clone(&engine));
+            tokio::task::spawn_local(async move { keeper.run(&kept).await });
             let meter = Rc::new(Meter::new(0));
             if let Some(after) = told_after {
                 let meter = Rc::clone(&meter);
@@ -54,7 +82,9 @@ fn relayed_until(limits: Limits, told_after: Option<Duration>) -> Peers {
                 backend: Stream::new(near_backend, true),
                 unread: Vec::new(),
             };
-            let stop = Relay::new(&engine, pair).run(&engine, &limits, &meter).await;
+            let (end, ended) = oneshot::channel();
+            relays.carry(&engine, pair, Told { limits, meter: Rc::clone(&meter), end });
+            let stop = ended.await.unwrap();
             (stop, meter.bytes_in(), meter.bytes_out())
         })
     });
