@@ -1,22 +1,24 @@
 //! Listening sockets: bound once, one for each thread where the kernel can share an address.
 
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind,
     connect, getsockname, listen, socket_with, sockopt,
 };
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-
 use super::addr::Address;
+use super::reactor::{Reactor, Source};
 use super::stream::{Stream, set_liveness};
 
 /// Options of a listening socket; what a connection can inherit from it, it inherits.
@@ -199,13 +201,60 @@ pub enum AcceptError {
     Broken(Errno),
 }
 
-/// A listening socket that the reactor of this thread watches.
+/// A listening socket that the reactor of its thread watches.
 ///
-/// # Errors
-///
-/// Out of memory; the socket is closed then.
-pub fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    super::sys::register(socket, Interest::READABLE)
+/// The reactor tells again and again while a connection is queued, so that accepting may stop after
+/// any of them: no failing accept(2), which makes a socket first, has to say that there are no more.
+#[derive(Debug)]
+pub struct Watched {
+    fd: OwnedFd,
+    source: Source,
+    is_paused: Cell<bool>,
+}
+
+impl Watched {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    ///
+    /// Out of memory; the socket is closed then.
+    pub fn new(reactor: &Rc<Reactor>, fd: OwnedFd) -> io::Result<Self> {
+        let source = Source::new(reactor, &fd, EventFlags::IN)?;
+        Ok(Self { fd, source, is_paused: Cell::new(false) })
+    }
+
+    /// Waits until a connection is queued. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// Out of memory.
+    pub async fn readable(&self) -> io::Result<()> {
+        if self.is_paused.replace(false) {
+            self.source.modify(&self.fd, EventFlags::IN)?;
+        }
+        poll_fn(|cx| self.source.poll_ready(EventFlags::IN, cx)).await;
+        self.source.clear(EventFlags::IN);
+        Ok(())
+    }
+
+    /// Does not watch before it is waited for again: for whoever does something else meanwhile.
+    pub fn pause(&self) {
+        // Where it fails, the thread wakes up in vain.
+        let is_done = self.source.modify(&self.fd, EventFlags::empty()).is_ok();
+        self.is_paused.set(is_done);
+    }
+}
+
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.source.remove(&self.fd);
+    }
 }
 
 /// Accepts one connection without waiting.

@@ -3,8 +3,10 @@
 pub mod addr;
 pub mod clock;
 pub mod dial;
+pub mod drive;
 pub mod listen;
 pub mod pipe;
+pub mod reactor;
 pub mod relay;
 pub mod stream;
 mod sys;

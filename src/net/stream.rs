@@ -1,8 +1,8 @@
 //! One connected socket, TCP or unix, as the data path wants it.
 //!
-//! A stream is not known to the reactor until it first has to wait, and then for reading only; it
-//! is registered for writing too once a write has found the send queue full. So a short connection
-//! costs one registration a side and no spurious wake-up.
+//! A stream is not known to a reactor until it first has to wait, and then for reading only; it is
+//! registered for writing too once a write has found the send queue full. The reactor is the
+//! thread's own where it has one, tokio's elsewhere.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,15 +10,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::event::epoll::EventFlags;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, sockopt};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::pipe::Pipe;
+use super::reactor::{About, Reactor, Source};
 use super::sys;
-
-/// What is waited for in order to read; priority says that urgent data has come.
-const READING: Interest = Interest::READABLE.add(Interest::PRIORITY);
 
 /// A connected stream socket that never blocks.
 #[derive(Debug)]
@@ -27,14 +26,64 @@ pub struct Stream {
     is_tcp: bool,
 }
 
-/// What the reactor knows of the socket.
+/// What a reactor knows of the socket.
 #[derive(Debug)]
 enum Socket {
+    /// Nothing, or nothing that a task waits for.
     Unregistered(OwnedFd),
-    Reading(Box<AsyncFd<OwnedFd>>),
-    Both(Box<AsyncFd<OwnedFd>>),
+    /// The thread's own reactor tells the task that waits.
+    Here(Box<Here>),
+    /// tokio's reactor does.
+    Tokio(Box<AsyncFd<OwnedFd>>, Waits),
     /// Only while a registration is replaced, or after that failed.
     Gone,
+}
+
+#[derive(Debug)]
+struct Here {
+    fd: OwnedFd,
+    source: Source,
+    waits: Waits,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    ToRead,
+    ToReadOrWrite,
+}
+
+impl Waits {
+    fn interest(self) -> Interest {
+        match self {
+            Self::ToRead => Interest::READABLE,
+            Self::ToReadOrWrite => Interest::READABLE | Interest::WRITABLE,
+        }
+    }
+
+    fn news(self) -> EventFlags {
+        let reading = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
+        match self {
+            Self::ToRead => reading,
+            Self::ToReadOrWrite => reading | EventFlags::OUT,
+        }
+    }
+}
+
+/// One of the two things to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    In,
+    Out,
+}
+
+impl Way {
+    fn news(self) -> EventFlags {
+        match self {
+            Self::In => EventFlags::IN | EventFlags::RDHUP,
+            Self::Out => EventFlags::OUT,
+        }
+    }
 }
 
 impl Stream {
@@ -45,10 +94,11 @@ impl Stream {
     }
 
     /// The descriptor. An error only if a registration has failed, which ends the stream.
-    fn fd(&self) -> io::Result<BorrowedFd<'_>> {
+    pub(super) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
         match &self.socket {
             Socket::Unregistered(fd) => Ok(fd.as_fd()),
-            Socket::Reading(fd) | Socket::Both(fd) => Ok(fd.get_ref().as_fd()),
+            Socket::Here(here) => Ok(here.fd.as_fd()),
+            Socket::Tokio(fd, _) => Ok(fd.get_ref().as_fd()),
             Socket::Gone => Err(io::ErrorKind::NotConnected.into()),
         }
     }
@@ -75,31 +125,12 @@ impl Stream {
 
     /// Reads once data or the end of the stream is there; 0 is the end.
     ///
-    /// A read that does not fill `buf` has emptied a TCP socket, so that no second system call asks:
-    /// a FIN that came along keeps the readiness set. It has not where a read stops short: at TCP's
-    /// urgent mark, and on a unix socket after a message that carries descriptors.
-    ///
     /// # Errors
     ///
     /// As the kernel says; `WouldBlock` never.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.register(READING)?;
-        let (Socket::Reading(fd) | Socket::Both(fd)) = &self.socket else {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        };
-        loop {
-            let mut ready = ready!(fd.poll_read_ready(cx))?;
-            match retry(|| Ok(rustix::net::recv(fd.get_ref(), &mut *buf, RecvFlags::empty())?)) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-                Ok((n, _)) => {
-                    if n > 0 && n < buf.len() && self.is_tcp && !is_urgent(fd) {
-                        ready.clear_ready();
-                    }
-                    return Poll::Ready(Ok(n));
-                }
-                Err(e) => return Poll::Ready(Err(e)),
-            }
-        }
+        self.register(Waits::ToRead)?;
+        self.poll_io(Way::In, cx, |stream| stream.try_read(buf))
     }
 
     /// Writes what fits once something fits.
@@ -108,20 +139,16 @@ impl Stream {
     ///
     /// As the kernel says; `WouldBlock` never.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            if let Socket::Both(fd) = &self.socket {
-                let mut ready = ready!(fd.poll_write_ready(cx))?;
-                match retry(|| Ok(rustix::net::send(fd.get_ref(), buf, SendFlags::NOSIGNAL)?)) {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-                    done => return Poll::Ready(done),
-                }
-            } else {
-                match self.try_write(buf) {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.register_both(cx)?,
-                    done => return Poll::Ready(done),
-                }
+        if !self.is_registered(Waits::ToReadOrWrite) {
+            match self.try_write(buf) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
             }
+            self.register(Waits::ToReadOrWrite)?;
+            // Whoever waits for reading must ask again: it is woken.
+            cx.waker().wake_by_ref();
         }
+        self.poll_io(Way::Out, cx, |stream| stream.try_write(buf))
     }
 
     /// Moves bytes from the socket into `pipe` without waiting; 0 is the end of the stream, or
@@ -149,14 +176,13 @@ impl Stream {
     ///
     /// The connect's own error (`SO_ERROR`).
     pub fn poll_connected(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !matches!(self.socket, Socket::Both(_)) {
-            self.register(READING | Interest::WRITABLE)?;
+        self.register(Waits::ToReadOrWrite)?;
+        match &self.socket {
+            Socket::Here(here) => ready!(here.source.poll_ready(Way::Out.news(), cx)),
+            Socket::Tokio(fd, _) => ready!(fd.poll_write_ready(cx))?.retain_ready(),
+            Socket::Unregistered(_) | Socket::Gone => {}
         }
-        let Socket::Both(fd) = &self.socket else {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        };
-        ready!(fd.poll_write_ready(cx))?.retain_ready();
-        Poll::Ready(sockopt::socket_error(fd.get_ref())?.map_err(Into::into))
+        Poll::Ready(sockopt::socket_error(self.fd()?)?.map_err(Into::into))
     }
 
     /// Whether the socket's own address is `address`; the unspecified one stands for this host.
@@ -205,15 +231,26 @@ impl Stream {
         self.is_tcp
     }
 
-    /// Takes the socket out of tokio's reactor, and lends its descriptor to another.
-    pub(super) fn unregistered(&mut self) -> io::Result<BorrowedFd<'_>> {
-        if let Socket::Reading(_) | Socket::Both(_) = &self.socket {
-            self.socket = match std::mem::replace(&mut self.socket, Socket::Gone) {
-                Socket::Reading(fd) | Socket::Both(fd) => Socket::Unregistered(fd.into_inner()),
-                other => other,
-            };
-        }
-        self.fd()
+    /// Has `reactor` tell of the socket as news `about` something else than a waiting task.
+    pub(super) fn hand_over(
+        &mut self,
+        reactor: &Reactor,
+        about: About,
+        news: EventFlags,
+    ) -> io::Result<()> {
+        let (fd, is_known) = match std::mem::replace(&mut self.socket, Socket::Gone) {
+            Socket::Unregistered(fd) => (fd, false),
+            Socket::Here(here) => (here.fd, true),
+            Socket::Tokio(fd, _) => (fd.into_inner(), false),
+            Socket::Gone => return Err(io::ErrorKind::NotConnected.into()),
+        };
+        let done = if is_known {
+            reactor.modify(&fd, about, news)
+        } else {
+            reactor.add(&fd, about, news)
+        };
+        self.socket = Socket::Unregistered(fd);
+        done
     }
 
     /// Sets keepalive and the longest time that sent data may stay unacknowledged.
@@ -226,41 +263,79 @@ impl Stream {
         }
     }
 
-    /// Registers for reading if nothing is registered yet.
-    fn register(&mut self, interest: Interest) -> io::Result<()> {
-        if let Socket::Unregistered(_) = self.socket {
-            self.replace(interest)?;
+    fn is_registered(&self, waits: Waits) -> bool {
+        match &self.socket {
+            Socket::Here(here) => here.waits == waits || waits == Waits::ToRead,
+            Socket::Tokio(_, known) => *known == waits || waits == Waits::ToRead,
+            Socket::Unregistered(_) | Socket::Gone => false,
         }
-        Ok(())
     }
 
-    /// Registers for writing as well. Whoever waits for reading must ask again: it is woken.
-    fn register_both(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if matches!(self.socket, Socket::Reading(_)) {
-            cx.waker().wake_by_ref();
+    /// Registers for what is to be waited for, unless that is done.
+    fn register(&mut self, waits: Waits) -> io::Result<()> {
+        if self.is_registered(waits) {
+            return Ok(());
         }
-        self.replace(READING | Interest::WRITABLE)
-    }
-
-    fn replace(&mut self, interest: Interest) -> io::Result<()> {
-        let fd = match std::mem::replace(&mut self.socket, Socket::Gone) {
-            Socket::Unregistered(fd) => fd,
-            Socket::Reading(fd) | Socket::Both(fd) => fd.into_inner(),
+        self.socket = match std::mem::replace(&mut self.socket, Socket::Gone) {
+            Socket::Unregistered(fd) => match Reactor::current() {
+                Some(reactor) => {
+                    let source = Source::new(&reactor, &fd, waits.news())?;
+                    Socket::Here(Box::new(Here { fd, source, waits }))
+                }
+                None => Socket::Tokio(Box::new(sys::register(fd, waits.interest())?), waits),
+            },
+            Socket::Here(mut here) => {
+                here.source.modify(&here.fd, waits.news())?;
+                here.waits = waits;
+                Socket::Here(here)
+            }
+            Socket::Tokio(fd, _) => {
+                let registered = sys::register(fd.into_inner(), waits.interest())?;
+                Socket::Tokio(Box::new(registered), waits)
+            }
             Socket::Gone => return Err(io::ErrorKind::NotConnected.into()),
         };
-        let registered = Box::new(sys::register(fd, interest)?);
-        self.socket = if interest.is_writable() {
-            Socket::Both(registered)
-        } else {
-            Socket::Reading(registered)
-        };
         Ok(())
     }
-}
 
-/// Whether urgent data has ever come: reads stop short at it. Asks the reactor, not the kernel.
-fn is_urgent(fd: &AsyncFd<OwnedFd>) -> bool {
-    fd.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
+    /// Makes a call that does not wait, once it may succeed, until it says something else than
+    /// `WouldBlock`. The socket is registered for it.
+    fn poll_io<T>(
+        &self,
+        way: Way,
+        cx: &mut Context<'_>,
+        mut call: impl FnMut(&Self) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        let would_block = |done: &io::Result<T>| {
+            done.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+        };
+        loop {
+            match &self.socket {
+                Socket::Here(here) => {
+                    ready!(here.source.poll_ready(way.news(), cx));
+                    let done = call(self);
+                    if !would_block(&done) {
+                        return Poll::Ready(done);
+                    }
+                    here.source.clear(way.news());
+                }
+                Socket::Tokio(fd, _) => {
+                    let mut guard = match way {
+                        Way::In => ready!(fd.poll_read_ready(cx))?,
+                        Way::Out => ready!(fd.poll_write_ready(cx))?,
+                    };
+                    let done = call(self);
+                    if !would_block(&done) {
+                        return Poll::Ready(done);
+                    }
+                    guard.clear_ready();
+                }
+                Socket::Unregistered(_) | Socket::Gone => {
+                    return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+                }
+            }
+        }
+    }
 }
 
 /// See [`Stream::set_liveness`]; also for a listening socket, whose connections inherit it.

@@ -4,29 +4,32 @@
 //! for each thread it does so by a hash: even for many connections, not for few long ones. So a
 //! thread that has noticeably more open than another hands what it accepts to that one.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::Duration;
 
-use tokio::io::unix::AsyncFd;
 use tracing::{debug, error, warn};
 
 use super::connection::serve;
 use super::ending::Ending;
 use super::worker::{Seated, Worker};
 use crate::config::model::OverLimit;
-use crate::net::listen::{AcceptError, Accepted, accept, watch};
+use crate::net::clock::Tick;
+use crate::net::listen::{AcceptError, Accepted, Watched, accept};
+use crate::net::reactor::Reactor;
 use crate::state::{Listener, Slot};
 
 /// Connections accepted in a row before others have their turn.
 const BATCH: u32 = 32;
 /// Pause when descriptors or memory have run out. Twice a second is soon enough to notice that some
-/// are free again, and seldom enough to cost nothing.
-const PAUSE: Duration = Duration::from_millis(500);
+/// are free again, and seldom enough to cost nothing. In milliseconds, as the next.
+const PAUSE: Tick = 500;
+/// How often at most it is said that accepting is paused.
+const WARN_AGAIN: Tick = 10_000;
 
 /// A listening socket that one thread accepts from.
 #[derive(Debug)]
@@ -52,15 +55,51 @@ pub struct Arrival {
 #[derive(Debug)]
 pub(super) struct Door {
     listener: Arc<Listener>,
-    fd: AsyncFd<OwnedFd>,
+    fd: Watched,
+    appetite: Cell<Appetite>,
+}
+
+/// How many connections are accepted in a row. One that finds nothing queued costs as much as one
+/// that does, so a second one is tried only now and then until it finds something.
+#[derive(Clone, Copy, Debug)]
+struct Appetite {
+    /// What was found lately.
+    usual: u32,
+    /// Times until more than usual is tried.
+    left: u32,
+    /// Times between two such trials.
+    patience: u32,
+}
+
+impl Appetite {
+    const NONE: Self = Self { usual: 1, left: 0, patience: 1 };
+
+    /// How many to try now.
+    fn tries(self) -> u32 {
+        if self.left == 0 { (self.usual * 2).min(BATCH) } else { self.usual }
+    }
+
+    /// What is to be expected after so many were found; `is_rest`: there were no more.
+    fn after(self, found: u32, is_rest: bool) -> Self {
+        match (found, is_rest) {
+            (0 | 1, true) => {
+                let patience = (self.patience * 2).min(64);
+                Self { usual: 1, left: patience, patience }
+            }
+            (found, true) => Self { usual: found, left: 1, patience: 1 },
+            (found, false) if found > self.usual => Self { usual: found, left: 0, patience: 1 },
+            (_, false) => Self { left: self.left.saturating_sub(1), ..self },
+        }
+    }
 }
 
 /// The socket is of no use any more; the reason was logged.
 struct Broken;
 
 impl Door {
-    pub(super) fn open(socket: Socket) -> io::Result<Self> {
-        Ok(Self { listener: socket.listener, fd: watch(socket.fd)? })
+    pub(super) fn open(reactor: &Rc<Reactor>, socket: Socket) -> io::Result<Self> {
+        let fd = Watched::new(reactor, socket.fd)?;
+        Ok(Self { listener: socket.listener, fd, appetite: Cell::new(Appetite::NONE) })
     }
 
     /// Accepts connections for ever.
@@ -75,7 +114,7 @@ impl Door {
     /// Accepts what the kernel has queued, without waiting, before the socket is closed.
     pub(super) fn accept_rest(&self, worker: &Rc<Worker>) {
         while let Some(slots) = take_slots(worker, &self.listener) {
-            let accepted = match accept(self.fd.get_ref()) {
+            let accepted = match accept(&self.fd) {
                 Ok(accepted) => accepted,
                 Err(AcceptError::Aborted) => continue,
                 Err(_) => return,
@@ -88,27 +127,33 @@ impl Door {
     /// Waits for connections and accepts a bounded number of them.
     async fn accept_batch(&self, worker: &Rc<Worker>, pressed: &mut Pressed) -> Result<(), Broken> {
         let listener = &self.listener;
-        if listener.over_limit == OverLimit::Wait {
+        if listener.over_limit == OverLimit::Wait
+            && (listener.slots.is_full() || worker.shared.slots.is_full())
+        {
+            self.fd.pause();
             listener.slots.until_free().await;
             worker.shared.slots.until_free().await;
         }
-        let Ok(mut ready) = self.fd.readable().await else { return Err(Broken) };
-        for _ in 0..BATCH {
+        let Ok(()) = self.fd.readable().await else { return Err(Broken) };
+        let appetite = self.appetite.get();
+        for found in 0..appetite.tries() {
             let slots = take_slots(worker, listener);
             if slots.is_none() && listener.over_limit == OverLimit::Wait {
                 return Ok(());
             }
-            match accept(self.fd.get_ref()) {
+            match accept(&self.fd) {
                 Ok(accepted) => admit(worker, listener, accepted, slots),
                 Err(AcceptError::Empty) => {
-                    ready.clear_ready();
+                    self.appetite.set(appetite.after(found, true));
                     return Ok(());
                 }
                 Err(AcceptError::Aborted) => {}
                 Err(AcceptError::Exhausted(errno)) => {
-                    pressed.warn(listener, errno);
+                    let now = worker.engine.clock.now();
+                    pressed.warn(listener, errno, now);
                     drop(slots);
-                    tokio::time::sleep(PAUSE).await;
+                    self.fd.pause();
+                    worker.engine.deadlines.sleep_until(worker.engine.clock, now + PAUSE).await;
                     return Ok(());
                 }
                 Err(AcceptError::Broken(errno)) => {
@@ -117,21 +162,20 @@ impl Door {
                 }
             }
         }
-        tokio::task::yield_now().await;
+        self.appetite.set(appetite.after(appetite.tries(), false));
         Ok(())
     }
 }
 
-/// Says that accepting is paused, at most every ten seconds.
+/// Says that accepting is paused, but not all the time.
 #[derive(Default)]
 struct Pressed {
-    last: Option<tokio::time::Instant>,
+    last: Option<Tick>,
 }
 
 impl Pressed {
-    fn warn(&mut self, listener: &Listener, errno: rustix::io::Errno) {
-        let now = tokio::time::Instant::now();
-        if self.last.is_none_or(|last| now - last >= Duration::from_secs(10)) {
+    fn warn(&mut self, listener: &Listener, errno: rustix::io::Errno, now: Tick) {
+        if self.last.is_none_or(|last| now - last >= WARN_AGAIN) {
             self.last = Some(now);
             warn!(
                 listener = %listener.name,

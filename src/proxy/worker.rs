@@ -10,23 +10,20 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread::Builder as ThreadBuilder;
 
 use slab::Slab;
-use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
-use tracing::{debug, error};
+use tracing::debug;
 
 use super::accept::{Arrival, Door, Socket, serve_here};
 use super::connection::Connection;
 use super::ending::Ending;
 use crate::net::clock::Clock;
 use crate::net::dial::EphemeralPorts;
+use crate::net::drive::drive;
+use crate::net::reactor::Reactor;
 use crate::net::relay::{Engine, Relays};
 use crate::state::Slots;
-
-/// Tasks that run before the reactor is asked for news again. tokio's own 61 lets a few bulk
-/// transfers, each with a long turn, hold up everything that waits.
-const EVENT_INTERVAL: u32 = 16;
 
 /// What all threads of the data path share.
 #[derive(Debug)]
@@ -270,47 +267,32 @@ pub fn start(
     let (started, when_started) = std::sync::mpsc::sync_channel(1);
     ThreadBuilder::new().name(format!("worker-{index}")).spawn(move || {
         let _alive = alive;
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .event_interval(EVENT_INTERVAL)
-            .build_local(LocalOptions::default());
-        let runtime = match runtime {
-            Ok(runtime) => runtime,
+        let opened = Reactor::new().and_then(|reactor| {
+            let open = |socket| Door::open(&reactor, socket);
+            let doors = sockets.into_iter().map(open).collect::<io::Result<Vec<_>>>()?;
+            Ok((reactor, doors))
+        });
+        let (reactor, doors) = match opened {
+            Ok(opened) => opened,
             Err(error) => return drop(started.send(Err(error))),
         };
-        runtime.block_on(async {
-            let doors = sockets.into_iter().map(Door::open).collect::<io::Result<Vec<_>>>();
-            let doors = match doors {
-                Ok(doors) => doors,
-                Err(error) => return drop(started.send(Err(error))),
-            };
-            let relays = match Relays::new() {
-                Ok(relays) => relays,
-                Err(error) => return drop(started.send(Err(error))),
-            };
-            let _ = started.send(Ok(()));
-            let worker = Worker {
-                index,
-                engine: Engine::new(shared.clock, pipes),
-                relays,
-                shared,
-                random: RefCell::new(fastrand::Rng::new()),
-                connections: RefCell::default(),
-                empty: Notify::new(),
-            };
-            run(Rc::new(worker), orders, doors).await;
+        let _ = started.send(Ok(()));
+        let worker = Rc::new(Worker {
+            index,
+            engine: Engine::new(shared.clock, pipes),
+            relays: Relays::new(&reactor),
+            shared,
+            random: RefCell::new(fastrand::Rng::new()),
+            connections: RefCell::default(),
+            empty: Notify::new(),
         });
+        let main = run(Rc::clone(&worker), orders, doors);
+        drive(&worker.engine, (&reactor, &worker.relays), main);
     })?;
     when_started.recv().map_err(|_| io::Error::other("the thread ended at once"))?
 }
 
 async fn run(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>, doors: Vec<Door>) {
-    let deadlines = Rc::clone(&worker.engine.deadlines);
-    let clock = worker.engine.clock;
-    let mut timers = tokio::task::spawn_local(async move { deadlines.run(clock).await });
-    let relaying = Rc::clone(&worker);
-    let mut relays =
-        tokio::task::spawn_local(async move { relaying.relays.run(&relaying.engine).await });
     let accept = |door: Door| {
         let door = Rc::new(door);
         let task = tokio::task::spawn_local(Rc::clone(&door).accept_all(Rc::clone(&worker)));
@@ -346,17 +328,7 @@ async fn run(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>, doors: Ve
                 }
             }
             () = worker.empty.notified() => {}
-            _ = &mut timers => {
-                error!(worker = worker.index, "the timers have ended: this is a bug of tidegate");
-                break;
-            }
-            _ = &mut relays => {
-                error!(worker = worker.index, "the relays have ended: this is a bug of tidegate");
-                break;
-            }
         }
     }
-    // What is left holds the worker that holds it.
-    worker.relays.clear();
     debug!(worker = worker.index, "worker has stopped");
 }

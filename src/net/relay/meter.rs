@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::relays::{Agenda, Token};
+use super::relays::Agenda;
 use crate::net::clock::Tick;
+use crate::net::reactor::Token;
 
 /// Bytes of many connections together; written by every thread.
 #[derive(Debug, Default)]
