@@ -9,13 +9,14 @@
 //!                          │
 //!                       process                   composition root: threads, signals, stop
 //!                          │
-//!    bytes ──►           proxy                    data path
-//!                          │
+//!                     ╱         ╲
+//!    bytes ──►    proxy         control           data path │ control plane, the only writer
+//!                     ╲         ╱
 //!                        state                    Snapshot · Pool · Rotation · Backend
 //!                          │
 //!     config  balance  health  failover         PURE: no I/O, no clock, no randomness
 //!
-//!                         net                     sockets and bytes; knows no pool and no policy
+//!                    net ◄── probe                sockets and bytes, checks; know no pool and no policy
 //! ```
 //!
 //! # Reading order
@@ -27,10 +28,12 @@
 pub mod balance;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod failover;
 pub mod health;
 pub mod log;
 pub mod net;
+pub mod probe;
 pub mod process;
 pub mod proxy;
 pub mod state;

@@ -143,7 +143,7 @@ fn check_section(node: &Node<'_>, section: &Section, path: &Path<'_>, to: &mut P
             Some(key) => {
                 let value = check(&entry.value, &key.shape, &inner, to);
                 if to.is_empty() {
-                    values.insert(key.name.as_str().into(), value);
+                    insert(key, value, &mut values);
                 }
             }
             None => to.add(entry.key_pos, &inner, || {
@@ -165,6 +165,17 @@ fn check_section(node: &Node<'_>, section: &Section, path: &Path<'_>, to: &mut P
         fill_in(node, section, &mut values);
     }
     values.into()
+}
+
+/// Puts the value of a key where it belongs: with that key, or with the one that it is a word for.
+fn insert(key: &Key, value: Value, values: &mut Mapping) {
+    match &key.means {
+        Some((other, meant)) if value == Value::Bool(true) => {
+            values.insert(other.as_str().into(), (*meant).into());
+        }
+        Some(_) => {}
+        None => _ = values.insert(key.name.as_str().into(), value),
+    }
 }
 
 /// Gives keys that are absent the text of another one, where the model says so.

@@ -124,14 +124,18 @@ fn finish(
     if let serde_yaml::Value::Mapping(root) = &mut value {
         root.remove("defaults");
     }
-    serde_yaml::with::singleton_map_recursive::deserialize(value).map_err(
-        |error: serde_yaml::Error| {
+    match serde_yaml::with::singleton_map_recursive::deserialize::<Config, _>(value) {
+        Ok(mut config) => {
+            config.settle();
+            Ok(config)
+        }
+        Err(error) => {
             // The shape has let something through that the model refuses.
             problems
                 .add(read.root.pos, &Path::Root, || format!("this is a bug of tidegate: {error}"));
-            problems.into_list()
-        },
-    )
+            Err(problems.into_list())
+        }
+    }
 }
 
 fn check_defaults(root: &Node<'_>, shape: &Shape, problems: &mut Problems) {

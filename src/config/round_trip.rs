@@ -93,7 +93,16 @@ fn backend(name: String) -> impl Strategy<Value = Backend> {
     (prop_oneof![tcp, unix], 1..=Backend::MAX_WEIGHT, count()).prop_map(
         move |(address, weight, max_connections)| {
             // Unnamed backends are left out: their name is no name that can be written.
-            Backend { address, name: name.clone(), weight, max_connections }
+            let name = name.clone();
+            Backend {
+                address,
+                name,
+                weight,
+                max_connections,
+                health_port: None,
+                disabled: false,
+                priority: 0,
+            }
         },
     )
 }
@@ -123,6 +132,13 @@ fn pool() -> impl Strategy<Value = Pool> {
         strategy,
         backends,
         connect,
+        health_check: None,
+        outlier_detection: None,
+        evicted_connections: super::model::EvictedConnections::Keep,
+        slow_start: None,
+        panic_threshold: 0,
+        failover: super::model::Failover::default(),
+        recovery: super::model::Recovery::default(),
     })
 }
 
@@ -141,7 +157,7 @@ fn any_config() -> impl Strategy<Value = Config> {
             listener.pool.clone_from(&pools[index % pools.len()].0);
         }
         let (listeners, pools) = (listeners.into_iter().collect(), pools.into_iter().collect());
-        Config { runtime, log, listeners, pools }
+        Config { state_file: None, runtime, log, listeners, pools }
     })
 }
 

@@ -35,6 +35,7 @@ pub fn schema(registry: &Registry) -> Value {
 /// | `x-none` | the words of this `enum` mean that there is no value |
 /// | `x-shorthand` | a text in the place of this section is the value of that key |
 /// | `x-default-from` | without this key its value is the text of that key |
+/// | `x-means` | true in the place of this key is that value of that other key |
 pub(super) fn annotated(registry: &Registry) -> Value {
     let mut defaults = of_type::<Defaults>();
     let mut root = of_type::<Config>();

@@ -82,6 +82,8 @@ pub(super) struct Key {
     pub(super) default: Option<Value>,
     /// Another key whose text is the default.
     pub(super) default_from: Option<String>,
+    /// The key is a word for a value of another one: true means that the other has that value.
+    pub(super) means: Option<(String, u64)>,
 }
 
 impl Section {
@@ -298,6 +300,9 @@ fn section(object: &Map<String, Value>) -> Section {
             is_required: required.is_some_and(|keys| keys.iter().any(|key| key == name)),
             default: object.get("default").filter(|value| !value.is_object()).cloned(),
             default_from: object.get("x-default-from").and_then(Value::as_str).map(str::to_owned),
+            means: object.get("x-means").and_then(Value::as_object).and_then(|means| {
+                means.iter().find_map(|(key, value)| Some((key.clone(), value.as_u64()?)))
+            }),
         }
     };
     let properties = object.get("properties").and_then(Value::as_object);

@@ -12,12 +12,13 @@ use tracing::{info, warn};
 use super::limits::{raise_descriptors, share, threads};
 use crate::balance::Registry;
 use crate::config::model::Config;
+use crate::control::{self, Control, Setup};
 use crate::net::addr::Address;
 use crate::net::clock::Clock;
 use crate::net::dial::EphemeralPorts;
 use crate::net::listen::{Bound, SocketPath, bind_all};
-use crate::proxy::{Alive, Ending, Fleet, Order, Shared, Socket, start};
-use crate::state::{Listener, Slots, Snapshot};
+use crate::proxy::{Alive, Fleet, Inbox, Order, Shared, Socket, start};
+use crate::state::{Ending, Listener, Reporter, Slots, Snapshot, Threads};
 
 /// How long connections may take to be told that they end, once they must.
 const FAREWELL: Duration = Duration::from_secs(6);
@@ -65,8 +66,11 @@ pub enum StartError {
     #[error("cannot start a worker thread: {0}")]
     Thread(#[source] io::Error),
     /// The configuration names something that is not there.
-    #[error("no pool or strategy is called {0}")]
+    #[error("no pool is called {0}")]
     Unknown(String),
+    /// The control plane did not start.
+    #[error(transparent)]
+    Control(#[from] control::StartError),
 }
 
 fn advice(address: &Address, error: &io::Error) -> &'static str {
@@ -95,6 +99,8 @@ fn is_other_file(path: &Path) -> bool {
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
+    /// `None` once it has been stopped.
+    control: Option<Control>,
     addresses: Vec<(String, Address)>,
     /// Removes the files of its unix sockets when it is dropped or stopped.
     paths: Vec<SocketPath>,
@@ -110,7 +116,7 @@ impl Server {
     /// See [`StartError`]; nothing is left running then.
     pub fn start(config: &Config, registry: &Registry) -> Result<Self, StartError> {
         let threads = threads(config.runtime.threads);
-        let snapshot = Snapshot::new(config, registry).map_err(StartError::Unknown)?;
+        let snapshot = Arc::new(Snapshot::new(config).map_err(StartError::Unknown)?);
         let descriptors = raise_descriptors();
         let wanted = config.runtime.max_connections;
         let addresses: usize = snapshot.listeners.iter().map(|listener| listener.bind.len()).sum();
@@ -126,10 +132,16 @@ impl Server {
             })?;
         let mut bound = bind(&snapshot.listeners, threads)?;
         let paths = bound.iter_mut().filter_map(|(_, bound)| bound.path.take()).collect();
-        let (fleet, inboxes) = Fleet::new(threads);
+        let (fleet, orders) = Fleet::new(threads);
+        let (reporter, reports) = Reporter::new();
+        let (clock, ports) = (Clock::start(), EphemeralPorts::read());
+        let (notices, heard) = Threads::new(threads);
+        let setup = Setup { clock, ports, registry: registry.clone(), threads: notices, reports };
+        let control = Control::start(setup, config.clone(), snapshot)?;
         let shared = Arc::new(Shared {
-            clock: Clock::start(),
-            ports: EphemeralPorts::read(),
+            clock,
+            ports,
+            reporter,
             slots: Arc::new(Slots::new(Some(shares.connections))),
             fleet,
             end_all: tokio::sync::watch::Sender::new(None),
@@ -137,15 +149,18 @@ impl Server {
         let (alive, all_ended) = Alive::new();
         let server = Self {
             shared: Arc::clone(&shared),
+            control: Some(control),
             addresses: bound.iter().map(|(l, b)| (l.name.to_string(), b.address.clone())).collect(),
             paths,
             alive: all_ended,
         };
         let log = bound.iter().map(|(l, b)| (Arc::clone(l), b.address.clone())).collect::<Vec<_>>();
         let sockets = spread(bound, threads);
-        for (index, (orders, sockets)) in inboxes.into_iter().zip(sockets).enumerate() {
+        let inboxes = orders.into_iter().zip(heard);
+        let inboxes = inboxes.map(|(orders, notices)| Inbox { orders, notices });
+        for (index, (inbox, sockets)) in inboxes.zip(sockets).enumerate() {
             let shared = Arc::clone(&shared);
-            let started = start(index, shared, (orders, alive.clone()), sockets, shares.pipes);
+            let started = start(index, shared, (inbox, alive.clone()), sockets, shares.pipes);
             if let Err(error) = started {
                 server.shared.fleet.tell_all(|| Order::Drain);
                 return Err(StartError::Thread(error));
@@ -170,6 +185,12 @@ impl Server {
         &self.addresses
     }
 
+    /// A way to ask the control plane; `None` once the server has been stopped.
+    #[must_use]
+    pub fn control(&self) -> Option<&control::Handle> {
+        self.control.as_ref().map(Control::handle)
+    }
+
     /// Open connections.
     #[must_use]
     pub fn connections(&self) -> u32 {
@@ -185,6 +206,14 @@ impl Server {
     ///
     /// `None` waits for ever. Dropping the future stops nothing more than what was begun.
     pub async fn stop(&mut self, grace: Option<Duration>) {
+        self.end_connections(grace).await;
+        if let Some(control) = self.control.take() {
+            // Blocks for as long as writing the state file takes: nobody is served any more.
+            control.stop();
+        }
+    }
+
+    async fn end_connections(&mut self, grace: Option<Duration>) {
         self.shared.fleet.tell_all(|| Order::Drain);
         self.paths.clear();
         if let Some(grace) = grace {

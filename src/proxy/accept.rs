@@ -15,13 +15,12 @@ use std::task::{Context, Waker};
 use tracing::{debug, error, warn};
 
 use super::connection::serve;
-use super::ending::Ending;
 use super::worker::{Seated, Worker};
 use crate::config::model::OverLimit;
 use crate::net::clock::Tick;
 use crate::net::listen::{AcceptError, Accepted, Watched, accept};
 use crate::net::reactor::Reactor;
-use crate::state::{Listener, Slot};
+use crate::state::{Ending, Listener, Slot};
 
 /// Connections accepted in a row before others have their turn.
 const BATCH: u32 = 32;

@@ -16,14 +16,14 @@ use tokio::sync::watch;
 use tracing::debug;
 
 use super::accept::{Arrival, Door, Socket, serve_here};
+use super::connect::Attempts;
 use super::connection::Connection;
-use super::ending::Ending;
 use crate::net::clock::Clock;
 use crate::net::dial::EphemeralPorts;
 use crate::net::drive::drive;
 use crate::net::reactor::Reactor;
 use crate::net::relay::{Engine, Relays};
-use crate::state::Slots;
+use crate::state::{Ack, Ending, Notice, Open, Reporter, Slots, Which};
 
 /// What all threads of the data path share.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct Shared {
     pub ports: EphemeralPorts,
     /// The process's limit on connections.
     pub slots: Arc<Slots>,
+    /// Where what happens to backends is reported.
+    pub reporter: Reporter,
     /// The threads themselves.
     pub fleet: Fleet,
     /// Why all connections are to end, those to come included, once they are.
@@ -139,6 +141,10 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     random: RefCell<fastrand::Rng>,
     connections: RefCell<Slab<Rc<Connection>>>,
+    /// Connections entered so far.
+    entered: Cell<u64>,
+    /// The attempts of connections that wait for a backend.
+    races: RefCell<Slab<Rc<Attempts>>>,
     /// Told when the last connection has ended.
     empty: Notify,
 }
@@ -179,6 +185,54 @@ impl Worker {
         let connection = Rc::new(connection);
         let key = self.connections.borrow_mut().insert(Rc::clone(&connection));
         Entered { worker: Rc::clone(self), key, connection, ending: Cell::new(None) }
+    }
+
+    /// The number of the next connection, unique within the process.
+    pub(super) fn next_number(&self) -> u64 {
+        let entered = self.entered.get();
+        self.entered.set(entered + 1);
+        let threads = self.shared.fleet.0.len() as u64;
+        entered * threads + self.index as u64 + 1
+    }
+
+    /// Lets the thread know of the attempts of a connection until the guard is dropped.
+    pub(super) fn race(&self) -> Racing<'_> {
+        let attempts = Rc::<Attempts>::default();
+        let key = self.races.borrow_mut().insert(Rc::clone(&attempts));
+        Racing { worker: self, key, attempts }
+    }
+
+    /// Does what the control plane says.
+    fn obey(&self, notice: &Notice) {
+        match notice {
+            Notice::Fence { backend } => {
+                self.races.borrow().iter().for_each(|(_, attempts)| attempts.fence(*backend));
+            }
+            Notice::End { which, reason } => self.end(which, *reason),
+            Notice::List(to) => {
+                let all: Vec<Open> =
+                    self.connections.borrow().iter().map(|(_, c)| c.describe()).collect();
+                // Who has asked may have gone.
+                let _ = to.send(all);
+            }
+        }
+    }
+
+    fn end(&self, which: &Which, reason: Ending) {
+        let now = self.engine.clock.now();
+        let is_meant = |connection: &Connection| match which {
+            Which::Of(backend, idle) => {
+                connection.backend() == Some(*backend)
+                    && now.saturating_sub(connection.meter.active()) >= *idle
+            }
+            Which::Numbers(numbers) => numbers.binary_search(&connection.number).is_ok(),
+        };
+        // Copied, because an ending connection may leave the books at once.
+        let all = self.connections.borrow();
+        let meant: Vec<_> =
+            all.iter().filter(|(_, c)| is_meant(c)).map(|(_, c)| Rc::clone(c)).collect();
+        drop(all);
+        meant.iter().for_each(|connection| connection.end(reason));
     }
 
     fn is_empty(&self) -> bool {
@@ -249,6 +303,37 @@ impl Drop for Entered {
     }
 }
 
+/// "The thread knows of these attempts."
+#[derive(Debug)]
+pub(super) struct Racing<'a> {
+    worker: &'a Worker,
+    key: usize,
+    attempts: Rc<Attempts>,
+}
+
+impl Deref for Racing<'_> {
+    type Target = Attempts;
+
+    fn deref(&self) -> &Attempts {
+        &self.attempts
+    }
+}
+
+impl Drop for Racing<'_> {
+    fn drop(&mut self) {
+        self.worker.races.borrow_mut().remove(self.key);
+    }
+}
+
+/// Where a thread hears what it is to do.
+#[derive(Debug)]
+pub struct Inbox {
+    /// From other threads of the data path and from the supervisor.
+    pub orders: UnboundedReceiver<Order>,
+    /// From the control plane.
+    pub notices: UnboundedReceiver<(Notice, Ack)>,
+}
+
 /// Starts a thread that accepts from `sockets` and serves connections until it is told to drain and
 /// the last of them has ended.
 ///
@@ -260,7 +345,7 @@ impl Drop for Entered {
 pub fn start(
     index: usize,
     shared: Arc<Shared>,
-    (orders, alive): (UnboundedReceiver<Order>, Alive),
+    (inbox, alive): (Inbox, Alive),
     sockets: Vec<Socket>,
     pipes: usize,
 ) -> io::Result<()> {
@@ -284,15 +369,18 @@ pub fn start(
             shared,
             random: RefCell::new(fastrand::Rng::new()),
             connections: RefCell::default(),
+            entered: Cell::new(0),
+            races: RefCell::default(),
             empty: Notify::new(),
         });
-        let main = run(Rc::clone(&worker), orders, doors);
+        let main = run(Rc::clone(&worker), inbox, doors);
         drive(&worker.engine, (&reactor, &worker.relays), main);
     })?;
     when_started.recv().map_err(|_| io::Error::other("the thread ended at once"))?
 }
 
-async fn run(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>, doors: Vec<Door>) {
+async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
+    let Inbox { mut orders, mut notices } = inbox;
     let accept = |door: Door| {
         let door = Rc::new(door);
         let task = tokio::task::spawn_local(Rc::clone(&door).accept_all(Rc::clone(&worker)));
@@ -322,6 +410,7 @@ async fn run(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>, doors: Ve
                 }
                 None => {}
             },
+            Some((notice, _ack)) = notices.recv() => worker.obey(&notice),
             Ok(()) = end_all.changed() => {
                 if let Some(reason) = *end_all.borrow_and_update() {
                     worker.end_all(reason);

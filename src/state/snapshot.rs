@@ -2,17 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::backend::Backend;
-use super::pool::{ConnectPolicy, Member, Pool, Rotation};
+use super::pool::{ConnectPolicy, Detection, Pool};
 use super::slots::Slots;
-use crate::balance::Registry;
 use crate::config::model::{self, Config, OverLimit};
 use crate::net::addr::Address;
-use crate::net::clock::ticks;
+use crate::net::clock::{Tick, ticks};
 use crate::net::listen::ListenOptions;
 use crate::net::relay::Limits;
+
+/// How long connections wait for a new active backend where no queue is configured, in milliseconds.
+const HOLD: Tick = 3_000;
 
 /// Listeners and pools; immutable.
 #[derive(Debug)]
@@ -43,17 +43,16 @@ pub struct Listener {
 }
 
 impl Snapshot {
-    /// Builds the routing state of a validated configuration.
+    /// Builds the routing state of a validated configuration. Its pools have nobody in rotation yet.
     ///
     /// # Errors
     ///
-    /// The name of a pool or a strategy that `config` refers to and that is not there, which a
-    /// validated configuration has not.
-    pub fn new(config: &Config, registry: &Registry) -> Result<Self, String> {
-        let ids = AtomicU32::new(0);
+    /// The name of a pool that `config` refers to and that is not there, which a validated
+    /// configuration has not.
+    pub fn new(config: &Config) -> Result<Self, String> {
         let mut pools = HashMap::new();
         for (name, pool) in &config.pools {
-            pools.insert(name.as_str(), Arc::new(build_pool(name, pool, registry, &ids)?));
+            pools.insert(name.as_str(), Arc::new(build_pool(name, pool)));
         }
         let mut listeners = Vec::new();
         for (name, listener) in &config.listeners {
@@ -65,27 +64,20 @@ impl Snapshot {
     }
 }
 
-fn build_pool(
-    name: &str,
-    pool: &model::Pool,
-    registry: &Registry,
-    ids: &AtomicU32,
-) -> Result<Pool, String> {
-    let entry = registry.find(&pool.strategy.name).ok_or_else(|| pool.strategy.name.clone())?;
-    let members = pool.backends.iter().map(|backend| Member {
-        backend: Arc::new(Backend {
-            id: ids.fetch_add(1, Relaxed),
-            name: backend.name.as_str().into(),
-            address: backend.address.clone(),
-            load: Arc::default(),
-            totals: Arc::default(),
-        }),
-        weight: backend.weight,
-        max_connections: backend.max_connections,
+fn build_pool(name: &str, pool: &model::Pool) -> Pool {
+    let is_hot_standby = pool.strategy.is_hot_standby();
+    let detection = pool.outlier_detection.as_ref().map(|outlier| Detection {
+        consecutive_failures: outlier.consecutive_failures,
+        first_byte: outlier.first_byte.map(ticks),
     });
-    let rotation = Rotation::new(members.collect(), entry, &pool.strategy.options);
-    let connect = ConnectPolicy::new(&pool.connect, entry.name);
-    Ok(Pool::new(name, connect, pool.connect.retry_budget, rotation))
+    Pool {
+        name: name.into(),
+        is_hot_standby,
+        connect: ConnectPolicy::new(&pool.connect, is_hot_standby),
+        detection,
+        hold: HOLD,
+        live: Arc::default(),
+    }
 }
 
 fn build_listener(name: &str, listener: &model::Listener, pool: &Arc<Pool>) -> Listener {
