@@ -4,6 +4,7 @@
 //! registered for writing too once a write has found the send queue full. The reactor is the
 //! thread's own where it has one, tokio's elsewhere.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,6 +25,19 @@ use super::sys;
 pub struct Stream {
     socket: Socket,
     is_tcp: bool,
+    nagle: Cell<Nagle>,
+}
+
+/// What becomes of Nagle's algorithm, which holds a small segment back while another is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Nagle {
+    /// It stays as it is.
+    Settled,
+    /// It is turned off before the second write. The first one it does not hold back: Linux holds a
+    /// segment only for a small one that was sent before (`tcp_minshall_check`, after Minshall). So
+    /// a connection with one request is spared a system call.
+    OffAfterFirst,
+    OffBeforeNext,
 }
 
 /// What a reactor knows of the socket.
@@ -90,7 +104,14 @@ impl Stream {
     /// Takes over a non-blocking socket.
     #[must_use]
     pub fn new(fd: OwnedFd, is_tcp: bool) -> Self {
-        Self { socket: Socket::Unregistered(fd), is_tcp }
+        Self { socket: Socket::Unregistered(fd), is_tcp, nagle: Cell::new(Nagle::Settled) }
+    }
+
+    /// Small segments are sent without delay.
+    #[must_use]
+    pub(super) fn with_nodelay(self) -> Self {
+        self.nagle.set(Nagle::OffAfterFirst);
+        self
     }
 
     /// The descriptor. An error only if a registration has failed, which ends the stream.
@@ -120,7 +141,20 @@ impl Stream {
     /// `WouldBlock` if nothing fits, or while the socket is still connecting; the connect's own
     /// error if that has failed.
     pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
-        retry(|| rustix::net::send(self.fd()?, buf, SendFlags::NOSIGNAL).map_err(Into::into))
+        self.settle_nagle()?;
+        let taken = retry(|| Ok(rustix::net::send(self.fd()?, buf, SendFlags::NOSIGNAL)?))?;
+        if self.nagle.get() == Nagle::OffAfterFirst {
+            self.nagle.set(Nagle::OffBeforeNext);
+        }
+        Ok(taken)
+    }
+
+    fn settle_nagle(&self) -> io::Result<()> {
+        if self.nagle.get() == Nagle::OffBeforeNext {
+            self.nagle.set(Nagle::Settled);
+            sockopt::set_tcp_nodelay(self.fd()?, true)?;
+        }
+        Ok(())
     }
 
     /// Reads once data or the end of the stream is there; 0 is the end.
@@ -167,6 +201,7 @@ impl Stream {
     ///
     /// `WouldBlock` if nothing fits.
     pub(super) fn splice_out(&self, pipe: &mut Pipe) -> io::Result<usize> {
+        self.settle_nagle()?;
         pipe.empty_into(self.fd()?)
     }
 

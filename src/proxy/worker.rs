@@ -145,7 +145,9 @@ pub(super) struct Worker {
     entered: Cell<u64>,
     /// The attempts of connections that wait for a backend.
     races: RefCell<Slab<Rc<Attempts>>>,
-    /// Told when the last connection has ended.
+    /// No connection is accepted any more.
+    is_draining: Cell<bool>,
+    /// Told when, after that, the last connection has ended.
     empty: Notify,
 }
 
@@ -297,7 +299,7 @@ impl Drop for Entered {
         self.connection.record(&self.worker, self.ending.get().unwrap_or(cut_off));
         let mut connections = self.worker.connections.borrow_mut();
         connections.remove(self.key);
-        if connections.is_empty() {
+        if connections.is_empty() && self.worker.is_draining.get() {
             self.worker.empty.notify_one();
         }
     }
@@ -371,6 +373,7 @@ pub fn start(
             connections: RefCell::default(),
             entered: Cell::new(0),
             races: RefCell::default(),
+            is_draining: Cell::new(false),
             empty: Notify::new(),
         });
         let main = run(Rc::clone(&worker), inbox, doors);
@@ -388,9 +391,8 @@ async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
     };
     let mut doors: Vec<_> = doors.into_iter().map(accept).collect();
     let mut end_all = worker.shared.end_all.subscribe();
-    let mut is_draining = false;
     loop {
-        if is_draining && worker.is_empty() {
+        if worker.is_draining.get() && worker.is_empty() {
             // Whoever hands a connection over from now on keeps it; those on their way are served.
             orders.close();
         }
@@ -401,7 +403,7 @@ async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
             order = orders.recv(), if !orders.is_closed() || !orders.is_empty() => match order {
                 Some(Order::Adopt(arrival)) => serve_here(&worker, *arrival),
                 Some(Order::Drain) => {
-                    is_draining = true;
+                    worker.is_draining.set(true);
                     for (door, task) in doors.drain(..) {
                         task.abort();
                         let _ = task.await;
