@@ -2,19 +2,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Milliseconds since the process started.
 pub type Tick = u64;
-
-/// How far [`Clock`] may be behind, at the slowest kernel tick (100 Hz).
-const GRAIN: Tick = 10;
 
 /// The coarse monotonic clock: a few nanoseconds to read, a few milliseconds exact.
 ///
@@ -65,17 +62,14 @@ pub fn ticks(duration: Duration) -> Tick {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4).clamp(1, u64::MAX / 4)
 }
 
-/// The deadlines of one thread's connections: one sleeping task for all of them.
+/// The deadlines of one thread's tasks; the thread's loop wakes what is due.
 ///
 /// Activity on a connection touches nothing in here. A deadline that comes too early is found to be
 /// so by its owner, who then sets the next one.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Deadlines {
     queue: RefCell<BTreeMap<(Tick, u64), Waker>>,
     serial: Cell<u64>,
-    /// When the task will look next; later while it has nothing to wait for.
-    armed: Cell<Tick>,
-    earlier: Notify,
 }
 
 /// One entry of [`Deadlines`]; dropping it takes the entry out.
@@ -85,60 +79,38 @@ pub struct Deadline {
     key: (Tick, u64),
 }
 
-impl Default for Deadlines {
-    fn default() -> Self {
-        Self {
-            queue: RefCell::default(),
-            serial: Cell::new(0),
-            armed: Cell::new(Tick::MAX),
-            earlier: Notify::new(),
-        }
-    }
-}
-
 impl Deadlines {
     /// Wakes `waker` at `at`, unless the guard is dropped before. Costs O(log n).
     pub fn set(self: &Rc<Self>, at: Tick, waker: Waker) -> Deadline {
         let serial = self.serial.get();
         self.serial.set(serial + 1);
-        let mut queue = self.queue.borrow_mut();
-        if at < self.armed.get() {
-            self.armed.set(at);
-            self.earlier.notify_one();
-        }
-        queue.insert((at, serial), waker);
+        self.queue.borrow_mut().insert((at, serial), waker);
         Deadline { queue: Rc::clone(self), key: (at, serial) }
     }
 
-    /// Wakes what is due, for ever. One task for each thread; cancel safe.
-    pub async fn run(&self, clock: Clock) {
-        loop {
-            let first = self.queue.borrow().first_key_value().map(|((at, _), _)| *at);
-            self.armed.set(first.unwrap_or(Tick::MAX));
-            match first {
-                None => self.earlier.notified().await,
-                Some(at) => tokio::select! {
-                    () = self.earlier.notified() => {}
-                    // Whoever is woken looks at the coarse clock, which must not be short of `at`.
-                    () = tokio::time::sleep_until(clock.instant(at.saturating_add(GRAIN))) => {
-                        if !self.wake_due(clock.now()) {
-                            // The coarse clock is behind by more than it should be.
-                            tokio::time::sleep(Duration::from_millis(1)).await;
-                        }
-                    }
-                },
+    /// Waits until `at`. Cancel safe.
+    pub async fn sleep_until(self: &Rc<Self>, clock: Clock, at: Tick) {
+        let mut deadline = None;
+        poll_fn(|cx| {
+            if clock.now() >= at {
+                return Poll::Ready(());
             }
-        }
+            deadline = Some(self.set(at, cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
     }
 
-    /// Wakes what is due; whether anything was.
-    fn wake_due(&self, now: Tick) -> bool {
-        let mut is_any = false;
+    /// When the first one is due.
+    pub(super) fn next(&self) -> Option<Tick> {
+        self.queue.borrow().first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Wakes what is due.
+    pub(super) fn wake_due(&self, now: Tick) {
         while let Some(waker) = self.take_due(now) {
             waker.wake();
-            is_any = true;
         }
-        is_any
     }
 
     fn take_due(&self, now: Tick) -> Option<Waker> {
@@ -196,16 +168,13 @@ mod tests {
         assert_eq!(ticks(Duration::from_secs(3)), 3000);
     }
 
-    #[tokio::test]
-    async fn an_earlier_deadline_set_later_still_wakes_first() {
+    #[test]
+    fn the_earliest_deadline_is_the_next_one_whenever_it_was_set() {
         let (queue, count) = (Rc::new(Deadlines::default()), Arc::new(Count::default()));
-        let clock = Clock::start();
         let _late = queue.set(60_000, Arc::clone(&count).into());
-        let run = queue.run(clock);
-        tokio::pin!(run);
-        assert!(tokio::time::timeout(Duration::from_millis(5), &mut run).await.is_err());
         let _soon = queue.set(50, Arc::clone(&count).into());
-        assert!(tokio::time::timeout(Duration::from_millis(100), &mut run).await.is_err());
-        assert_eq!((count.0.load(Relaxed), queue.queue.borrow().len()), (1, 1));
+        assert_eq!(queue.next(), Some(50));
+        queue.wake_due(50);
+        assert_eq!((count.0.load(Relaxed), queue.next()), (1, Some(60_000)));
     }
 }

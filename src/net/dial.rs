@@ -5,9 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::task::{Context, Poll, ready};
 
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, ipproto, socket_with, sockopt,
-};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, ipproto, socket_with};
 
 use super::addr::Address;
 use super::stream::{Stream, retry};
@@ -185,9 +183,6 @@ impl Dial {
         let socket = socket_with(family, SocketType::STREAM, flags, None)?;
         let connected = match address {
             Address::Tcp(to) => {
-                if nodelay {
-                    sockopt::set_tcp_nodelay(&socket, true)?;
-                }
                 if let Some(source) = source {
                     sys::bind_address_no_port(&socket)?;
                     rustix::net::bind(&socket, &SocketAddr::new(source, 0))?;
@@ -203,7 +198,11 @@ impl Dial {
             Err(e) if e.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(e),
             _ => {}
         }
-        let stream = Stream::new(socket, !matches!(address, Address::Unix(_)));
+        let stream = match address {
+            Address::Tcp(_) if nodelay => Stream::new(socket, true).with_nodelay(),
+            Address::Tcp(_) => Stream::new(socket, true),
+            Address::Unix(_) => Stream::new(socket, false),
+        };
         match address {
             // Its own address was chosen by the connect: before a byte is written it is known
             // whether the socket will meet itself.

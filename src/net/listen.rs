@@ -1,24 +1,26 @@
 //! Listening sockets: bound once, one for each thread where the kernel can share an address.
 
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind,
     connect, getsockname, listen, socket_with, sockopt,
 };
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-
 use super::addr::Address;
+use super::reactor::{Reactor, Source};
 use super::stream::{Stream, set_liveness};
 
 /// Options of a listening socket; what a connection can inherit from it, it inherits.
@@ -264,13 +266,66 @@ pub enum AcceptError {
     Broken(Errno),
 }
 
-/// A listening socket that the reactor of this thread watches.
+/// A listening socket that the reactor of its thread watches.
 ///
-/// # Errors
-///
-/// Out of memory; the socket is closed then.
-pub fn watch(socket: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
-    super::sys::register_shared(socket, Interest::READABLE)
+/// The reactor tells again and again while a connection is queued, so that accepting may stop after
+/// any of them: no failing accept(2), which makes a socket first, has to say that there are no more.
+#[derive(Debug)]
+pub struct Watched {
+    fd: Arc<OwnedFd>,
+    source: Source,
+    is_paused: Cell<bool>,
+}
+
+impl Watched {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    ///
+    /// Out of memory; the socket is closed then.
+    pub fn new(reactor: &Rc<Reactor>, fd: Arc<OwnedFd>) -> io::Result<Self> {
+        let source = Source::new(reactor, &fd, EventFlags::IN)?;
+        Ok(Self { fd, source, is_paused: Cell::new(false) })
+    }
+
+    /// Whether it is this socket.
+    #[must_use]
+    pub fn is(&self, fd: &Arc<OwnedFd>) -> bool {
+        Arc::ptr_eq(&self.fd, fd)
+    }
+
+    /// Waits until a connection is queued. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// Out of memory.
+    pub async fn readable(&self) -> io::Result<()> {
+        if self.is_paused.replace(false) {
+            self.source.modify(&self.fd, EventFlags::IN)?;
+        }
+        poll_fn(|cx| self.source.poll_ready(EventFlags::IN, cx)).await;
+        self.source.clear(EventFlags::IN);
+        Ok(())
+    }
+
+    /// Does not watch before it is waited for again: for whoever does something else meanwhile.
+    pub fn pause(&self) {
+        // Where it fails, the thread wakes up in vain.
+        let is_done = self.source.modify(&self.fd, EventFlags::empty()).is_ok();
+        self.is_paused.set(is_done);
+    }
+}
+
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.source.remove(&self.fd);
+    }
 }
 
 /// Gives a listening socket other options, as far as it can have them: connections to come inherit

@@ -1,54 +1,125 @@
 //! One connected socket, TCP or unix, as the data path wants it.
 //!
-//! A stream is not known to the reactor until it first has to wait, and then for reading only; it
-//! is registered for writing too once a write has found the send queue full. So a short connection
-//! costs one registration a side and no spurious wake-up.
+//! A stream is not known to a reactor until it first has to wait, and then for reading only; it is
+//! registered for writing too once a write has found the send queue full. The reactor is the
+//! thread's own where it has one, tokio's elsewhere.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::event::epoll::EventFlags;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, sockopt};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::pipe::Pipe;
+use super::reactor::{About, Reactor, Source};
 use super::sys;
-
-/// What is waited for in order to read; priority says that urgent data has come.
-const READING: Interest = Interest::READABLE.add(Interest::PRIORITY);
 
 /// A connected stream socket that never blocks.
 #[derive(Debug)]
 pub struct Stream {
     socket: Socket,
     is_tcp: bool,
+    nagle: Cell<Nagle>,
 }
 
-/// What the reactor knows of the socket.
+/// What becomes of Nagle's algorithm, which holds a small segment back while another is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Nagle {
+    /// It stays as it is.
+    Settled,
+    /// It is turned off before the second write. The first one it does not hold back: Linux holds a
+    /// segment only for a small one that was sent before (`tcp_minshall_check`, after Minshall). So
+    /// a connection with one request is spared a system call.
+    OffAfterFirst,
+    OffBeforeNext,
+}
+
+/// What a reactor knows of the socket.
 #[derive(Debug)]
 enum Socket {
+    /// Nothing, or nothing that a task waits for.
     Unregistered(OwnedFd),
-    Reading(AsyncFd<OwnedFd>),
-    Both(AsyncFd<OwnedFd>),
+    /// The thread's own reactor tells the task that waits.
+    Here(Box<Here>),
+    /// tokio's reactor does.
+    Tokio(Box<AsyncFd<OwnedFd>>, Waits),
     /// Only while a registration is replaced, or after that failed.
     Gone,
+}
+
+#[derive(Debug)]
+struct Here {
+    fd: OwnedFd,
+    source: Source,
+    waits: Waits,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    ToRead,
+    ToReadOrWrite,
+}
+
+impl Waits {
+    fn interest(self) -> Interest {
+        match self {
+            Self::ToRead => Interest::READABLE,
+            Self::ToReadOrWrite => Interest::READABLE | Interest::WRITABLE,
+        }
+    }
+
+    fn news(self) -> EventFlags {
+        let reading = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
+        match self {
+            Self::ToRead => reading,
+            Self::ToReadOrWrite => reading | EventFlags::OUT,
+        }
+    }
+}
+
+/// One of the two things to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    In,
+    Out,
+}
+
+impl Way {
+    fn news(self) -> EventFlags {
+        match self {
+            Self::In => EventFlags::IN | EventFlags::RDHUP,
+            Self::Out => EventFlags::OUT,
+        }
+    }
 }
 
 impl Stream {
     /// Takes over a non-blocking socket.
     #[must_use]
     pub fn new(fd: OwnedFd, is_tcp: bool) -> Self {
-        Self { socket: Socket::Unregistered(fd), is_tcp }
+        Self { socket: Socket::Unregistered(fd), is_tcp, nagle: Cell::new(Nagle::Settled) }
+    }
+
+    /// Small segments are sent without delay.
+    #[must_use]
+    pub(super) fn with_nodelay(self) -> Self {
+        self.nagle.set(Nagle::OffAfterFirst);
+        self
     }
 
     /// The descriptor. An error only if a registration has failed, which ends the stream.
-    fn fd(&self) -> io::Result<BorrowedFd<'_>> {
+    pub(super) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
         match &self.socket {
             Socket::Unregistered(fd) => Ok(fd.as_fd()),
-            Socket::Reading(fd) | Socket::Both(fd) => Ok(fd.get_ref().as_fd()),
+            Socket::Here(here) => Ok(here.fd.as_fd()),
+            Socket::Tokio(fd, _) => Ok(fd.get_ref().as_fd()),
             Socket::Gone => Err(io::ErrorKind::NotConnected.into()),
         }
     }
@@ -70,36 +141,30 @@ impl Stream {
     /// `WouldBlock` if nothing fits, or while the socket is still connecting; the connect's own
     /// error if that has failed.
     pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
-        retry(|| rustix::net::send(self.fd()?, buf, SendFlags::NOSIGNAL).map_err(Into::into))
+        self.settle_nagle()?;
+        let taken = retry(|| Ok(rustix::net::send(self.fd()?, buf, SendFlags::NOSIGNAL)?))?;
+        if self.nagle.get() == Nagle::OffAfterFirst {
+            self.nagle.set(Nagle::OffBeforeNext);
+        }
+        Ok(taken)
+    }
+
+    fn settle_nagle(&self) -> io::Result<()> {
+        if self.nagle.get() == Nagle::OffBeforeNext {
+            self.nagle.set(Nagle::Settled);
+            sockopt::set_tcp_nodelay(self.fd()?, true)?;
+        }
+        Ok(())
     }
 
     /// Reads once data or the end of the stream is there; 0 is the end.
-    ///
-    /// A read that does not fill `buf` has emptied a TCP socket, so that no second system call asks:
-    /// a FIN that came along keeps the readiness set. It has not where a read stops short: at TCP's
-    /// urgent mark, and on a unix socket after a message that carries descriptors.
     ///
     /// # Errors
     ///
     /// As the kernel says; `WouldBlock` never.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.register(READING)?;
-        let (Socket::Reading(fd) | Socket::Both(fd)) = &self.socket else {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        };
-        loop {
-            let mut ready = ready!(fd.poll_read_ready(cx))?;
-            match retry(|| Ok(rustix::net::recv(fd.get_ref(), &mut *buf, RecvFlags::empty())?)) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-                Ok((n, _)) => {
-                    if n > 0 && n < buf.len() && self.is_tcp && !is_urgent(fd) {
-                        ready.clear_ready();
-                    }
-                    return Poll::Ready(Ok(n));
-                }
-                Err(e) => return Poll::Ready(Err(e)),
-            }
-        }
+        self.register(Waits::ToRead)?;
+        self.poll_io(Way::In, cx, |stream| stream.try_read(buf))
     }
 
     /// Writes what fits once something fits.
@@ -108,93 +173,36 @@ impl Stream {
     ///
     /// As the kernel says; `WouldBlock` never.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            if let Socket::Both(fd) = &self.socket {
-                let mut ready = ready!(fd.poll_write_ready(cx))?;
-                match retry(|| Ok(rustix::net::send(fd.get_ref(), buf, SendFlags::NOSIGNAL)?)) {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-                    done => return Poll::Ready(done),
-                }
-            } else {
-                match self.try_write(buf) {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.register_both(cx)?,
-                    done => return Poll::Ready(done),
-                }
-            }
-        }
-    }
-
-    /// Moves bytes from the socket into `pipe`; 0 is the end of the stream.
-    ///
-    /// `Pending` with bytes in the pipe may also mean that the pipe is full: splice(2) says EAGAIN
-    /// for both. Empty the pipe, then ask again.
-    ///
-    /// # Errors
-    ///
-    /// As the kernel says; `WouldBlock` never.
-    pub(super) fn poll_splice_in(
-        &mut self,
-        cx: &mut Context<'_>,
-        pipe: &mut Pipe,
-    ) -> Poll<io::Result<usize>> {
-        self.register(READING)?;
-        let (Socket::Reading(fd) | Socket::Both(fd)) = &self.socket else {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        };
-        loop {
-            let mut ready = ready!(fd.poll_read_ready(cx))?;
-            match pipe.fill_from(fd.get_ref()) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock && pipe.is_empty() => {
-                    ready.clear_ready();
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+        if !self.is_registered(Waits::ToReadOrWrite) {
+            match self.try_write(buf) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 done => return Poll::Ready(done),
             }
+            self.register(Waits::ToReadOrWrite)?;
+            // Whoever waits for reading must ask again: it is woken.
+            cx.waker().wake_by_ref();
         }
+        self.poll_io(Way::Out, cx, |stream| stream.try_write(buf))
     }
 
-    /// Moves bytes from `pipe`, which holds some, to the socket once something fits.
+    /// Moves bytes from the socket into `pipe` without waiting; 0 is the end of the stream, or
+    /// TCP's urgent mark.
     ///
     /// # Errors
     ///
-    /// As the kernel says; `WouldBlock` never.
-    pub(super) fn poll_splice_out(
-        &mut self,
-        cx: &mut Context<'_>,
-        pipe: &mut Pipe,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            if let Socket::Both(fd) = &self.socket {
-                let mut ready = ready!(fd.poll_write_ready(cx))?;
-                match pipe.empty_into(fd.get_ref()) {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-                    done => return Poll::Ready(done),
-                }
-            } else {
-                match self.fd().and_then(|fd| pipe.empty_into(fd)) {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.register_both(cx)?,
-                    done => return Poll::Ready(done),
-                }
-            }
-        }
+    /// `WouldBlock` if nothing is there, or the pipe is full: splice(2) says the same for both.
+    pub(super) fn splice_in(&self, pipe: &mut Pipe) -> io::Result<usize> {
+        pipe.fill_from(self.fd()?)
     }
 
-    /// Waits until the peer is gone altogether, after its FIN: reset, or given up by the kernel.
+    /// Moves bytes from `pipe`, which holds some, to the socket without waiting.
     ///
-    /// Never ready once the socket is registered for writing: being writable hides it. Nor for a
-    /// unix socket, which looks the same when its peer has merely closed it.
-    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Socket::Reading(fd) = &self.socket else { return Poll::Pending };
-        if !self.is_tcp {
-            return Poll::Pending;
-        }
-        match ready!(fd.poll_write_ready(cx)) {
-            Ok(mut ready) if !ready.ready().is_write_closed() => {
-                ready.clear_ready();
-                Poll::Pending
-            }
-            _ => Poll::Ready(()),
-        }
+    /// # Errors
+    ///
+    /// `WouldBlock` if nothing fits.
+    pub(super) fn splice_out(&self, pipe: &mut Pipe) -> io::Result<usize> {
+        self.settle_nagle()?;
+        pipe.empty_into(self.fd()?)
     }
 
     /// Waits for a connect under way to end.
@@ -203,14 +211,13 @@ impl Stream {
     ///
     /// The connect's own error (`SO_ERROR`).
     pub fn poll_connected(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !matches!(self.socket, Socket::Both(_)) {
-            self.register(READING | Interest::WRITABLE)?;
+        self.register(Waits::ToReadOrWrite)?;
+        match &self.socket {
+            Socket::Here(here) => ready!(here.source.poll_ready(Way::Out.news(), cx)),
+            Socket::Tokio(fd, _) => ready!(fd.poll_write_ready(cx))?.retain_ready(),
+            Socket::Unregistered(_) | Socket::Gone => {}
         }
-        let Socket::Both(fd) = &self.socket else {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        };
-        ready!(fd.poll_write_ready(cx))?.retain_ready();
-        Poll::Ready(sockopt::socket_error(fd.get_ref())?.map_err(Into::into))
+        Poll::Ready(sockopt::socket_error(self.fd()?)?.map_err(Into::into))
     }
 
     /// Whether the socket's own address is `address`; the unspecified one stands for this host.
@@ -254,12 +261,28 @@ impl Stream {
         }
     }
 
-    /// Whether urgent data has come: splice(2) does not get past it.
-    pub(super) fn is_urgent(&self) -> bool {
-        match &self.socket {
-            Socket::Reading(fd) | Socket::Both(fd) => is_urgent(fd),
-            Socket::Unregistered(_) | Socket::Gone => false,
-        }
+    /// Whether it is a TCP socket.
+    pub(super) fn is_tcp(&self) -> bool {
+        self.is_tcp
+    }
+
+    /// Has `reactor` tell of the socket as news `about` something else than a waiting task.
+    pub(super) fn hand_over(
+        &mut self,
+        reactor: &Reactor,
+        about: About,
+        news: EventFlags,
+    ) -> io::Result<()> {
+        let (fd, is_known) = match std::mem::replace(&mut self.socket, Socket::Gone) {
+            Socket::Unregistered(fd) => (fd, false),
+            Socket::Here(here) => (here.fd, true),
+            Socket::Tokio(fd, _) => (fd.into_inner(), false),
+            Socket::Gone => return Err(io::ErrorKind::NotConnected.into()),
+        };
+        let done =
+            if is_known { reactor.modify(&fd, about, news) } else { reactor.add(&fd, about, news) };
+        self.socket = Socket::Unregistered(fd);
+        done
     }
 
     /// Sets keepalive and the longest time that sent data may stay unacknowledged.
@@ -272,41 +295,79 @@ impl Stream {
         }
     }
 
-    /// Registers for reading if nothing is registered yet.
-    fn register(&mut self, interest: Interest) -> io::Result<()> {
-        if let Socket::Unregistered(_) = self.socket {
-            self.replace(interest)?;
+    fn is_registered(&self, waits: Waits) -> bool {
+        match &self.socket {
+            Socket::Here(here) => here.waits == waits || waits == Waits::ToRead,
+            Socket::Tokio(_, known) => *known == waits || waits == Waits::ToRead,
+            Socket::Unregistered(_) | Socket::Gone => false,
         }
-        Ok(())
     }
 
-    /// Registers for writing as well. Whoever waits for reading must ask again: it is woken.
-    fn register_both(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if matches!(self.socket, Socket::Reading(_)) {
-            cx.waker().wake_by_ref();
+    /// Registers for what is to be waited for, unless that is done.
+    fn register(&mut self, waits: Waits) -> io::Result<()> {
+        if self.is_registered(waits) {
+            return Ok(());
         }
-        self.replace(READING | Interest::WRITABLE)
-    }
-
-    fn replace(&mut self, interest: Interest) -> io::Result<()> {
-        let fd = match std::mem::replace(&mut self.socket, Socket::Gone) {
-            Socket::Unregistered(fd) => fd,
-            Socket::Reading(fd) | Socket::Both(fd) => fd.into_inner(),
+        self.socket = match std::mem::replace(&mut self.socket, Socket::Gone) {
+            Socket::Unregistered(fd) => match Reactor::current() {
+                Some(reactor) => {
+                    let source = Source::new(&reactor, &fd, waits.news())?;
+                    Socket::Here(Box::new(Here { fd, source, waits }))
+                }
+                None => Socket::Tokio(Box::new(sys::register(fd, waits.interest())?), waits),
+            },
+            Socket::Here(mut here) => {
+                here.source.modify(&here.fd, waits.news())?;
+                here.waits = waits;
+                Socket::Here(here)
+            }
+            Socket::Tokio(fd, _) => {
+                let registered = sys::register(fd.into_inner(), waits.interest())?;
+                Socket::Tokio(Box::new(registered), waits)
+            }
             Socket::Gone => return Err(io::ErrorKind::NotConnected.into()),
         };
-        let registered = sys::register(fd, interest)?;
-        self.socket = if interest.is_writable() {
-            Socket::Both(registered)
-        } else {
-            Socket::Reading(registered)
-        };
         Ok(())
     }
-}
 
-/// Whether urgent data has ever come: reads stop short at it. Asks the reactor, not the kernel.
-fn is_urgent(fd: &AsyncFd<OwnedFd>) -> bool {
-    fd.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
+    /// Makes a call that does not wait, once it may succeed, until it says something else than
+    /// `WouldBlock`. The socket is registered for it.
+    fn poll_io<T>(
+        &self,
+        way: Way,
+        cx: &mut Context<'_>,
+        mut call: impl FnMut(&Self) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        let would_block = |done: &io::Result<T>| {
+            done.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+        };
+        loop {
+            match &self.socket {
+                Socket::Here(here) => {
+                    ready!(here.source.poll_ready(way.news(), cx));
+                    let done = call(self);
+                    if !would_block(&done) {
+                        return Poll::Ready(done);
+                    }
+                    here.source.clear(way.news());
+                }
+                Socket::Tokio(fd, _) => {
+                    let mut guard = match way {
+                        Way::In => ready!(fd.poll_read_ready(cx))?,
+                        Way::Out => ready!(fd.poll_write_ready(cx))?,
+                    };
+                    let done = call(self);
+                    if !would_block(&done) {
+                        return Poll::Ready(done);
+                    }
+                    guard.clear_ready();
+                }
+                Socket::Unregistered(_) | Socket::Gone => {
+                    return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+                }
+            }
+        }
+    }
 }
 
 /// See [`Stream::set_liveness`]; also for a listening socket, whose connections inherit it.

@@ -4,7 +4,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -38,24 +37,6 @@ pub(super) fn adopt(fd: i32) -> Option<OwnedFd> {
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     rustix::io::fcntl_setfd(&owned, rustix::io::FdFlags::CLOEXEC).ok()?;
     Some(owned)
-}
-
-/// Registers a listening socket, which others hold too, with the reactor of this thread's runtime.
-///
-/// # Errors
-///
-/// Out of memory, or the descriptor is registered with this reactor already.
-///
-/// # Panics
-///
-/// Outside a tokio runtime with its I/O driver.
-pub(crate) fn register_shared(
-    fd: Arc<OwnedFd>,
-    interest: Interest,
-) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
-    // SAFETY: as above; an `Arc` gives out the same `OwnedFd` for as long as it lives.
-    let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
-    registered.map_err(Into::into)
 }
 
 /// Bytes in the send queue of a socket: not yet sent, or sent and not yet acknowledged.

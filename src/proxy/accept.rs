@@ -4,26 +4,31 @@
 //! for each thread it does so by a hash: even for many connections, not for few long ones. So a
 //! thread that has noticeably more open than another hands what it accepts to that one.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Waker};
 
-use tokio::io::unix::AsyncFd;
 use tracing::{debug, error, warn};
 
 use super::connection::serve;
 use super::worker::{Seated, Worker};
 use crate::config::model::OverLimit;
-use crate::net::listen::{AcceptError, Accepted, accept, close_queue, watch};
+use crate::net::clock::Tick;
+use crate::net::listen::{AcceptError, Accepted, Watched, accept, close_queue};
+use crate::net::reactor::Reactor;
 use crate::state::{Ending, Entrance, Listener, Slot, Slots};
 
 /// Connections accepted in a row before others have their turn.
 const BATCH: u32 = 32;
 /// Pause when descriptors or memory have run out. Twice a second is soon enough to notice that some
-/// are free again, and seldom enough to cost nothing.
-const PAUSE: Duration = Duration::from_millis(500);
+/// are free again, and seldom enough to cost nothing. In milliseconds, as the next.
+const PAUSE: Tick = 500;
+/// How often at most it is said that accepting is paused.
+const WARN_AGAIN: Tick = 10_000;
 
 /// A listening socket that one thread accepts from.
 #[derive(Clone, Debug)]
@@ -49,15 +54,51 @@ pub struct Arrival {
 #[derive(Debug)]
 pub(super) struct Door {
     entrance: Arc<Entrance>,
-    fd: AsyncFd<Arc<OwnedFd>>,
+    fd: Watched,
+    appetite: Cell<Appetite>,
+}
+
+/// How many connections are accepted in a row. One that finds nothing queued costs as much as one
+/// that does, so a second one is tried only now and then until it finds something.
+#[derive(Clone, Copy, Debug)]
+struct Appetite {
+    /// What was found lately.
+    usual: u32,
+    /// Times until more than usual is tried.
+    left: u32,
+    /// Times between two such trials.
+    patience: u32,
+}
+
+impl Appetite {
+    const NONE: Self = Self { usual: 1, left: 0, patience: 1 };
+
+    /// How many to try now.
+    fn tries(self) -> u32 {
+        if self.left == 0 { (self.usual * 2).min(BATCH) } else { self.usual }
+    }
+
+    /// What is to be expected after so many were found; `is_rest`: there were no more.
+    fn after(self, found: u32, is_rest: bool) -> Self {
+        match (found, is_rest) {
+            (0 | 1, true) => {
+                let patience = (self.patience * 2).min(64);
+                Self { usual: 1, left: patience, patience }
+            }
+            (found, true) => Self { usual: found, left: 1, patience: 1 },
+            (found, false) if found > self.usual => Self { usual: found, left: 0, patience: 1 },
+            (_, false) => Self { left: self.left.saturating_sub(1), ..self },
+        }
+    }
 }
 
 /// The socket is of no use any more; the reason was logged.
 struct Broken;
 
 impl Door {
-    pub(super) fn open(socket: Socket) -> io::Result<Self> {
-        Ok(Self { entrance: socket.entrance, fd: watch(socket.fd)? })
+    pub(super) fn open(reactor: &Rc<Reactor>, socket: Socket) -> io::Result<Self> {
+        let fd = Watched::new(reactor, socket.fd)?;
+        Ok(Self { entrance: socket.entrance, fd, appetite: Cell::new(Appetite::NONE) })
     }
 
     /// Accepts connections for ever.
@@ -71,19 +112,19 @@ impl Door {
 
     /// Whether it is at this socket.
     pub(super) fn is_at(&self, fd: &Arc<OwnedFd>) -> bool {
-        Arc::ptr_eq(self.fd.get_ref(), fd)
+        self.fd.is(fd)
     }
 
     /// Lets no more connections queue up here than are there.
     pub(super) fn close_queue(&self) {
-        close_queue(self.fd.get_ref());
+        close_queue(&self.fd);
     }
 
     /// Accepts what the kernel has queued, without waiting, before the socket is closed.
     pub(super) fn accept_rest(&self, worker: &Rc<Worker>) {
         let listener = Arc::clone(&self.entrance.listener());
         while let Some(slots) = take_slots(worker, &listener) {
-            let accepted = match accept(self.fd.get_ref()) {
+            let accepted = match accept(&self.fd) {
                 Ok(accepted) => accepted,
                 Err(AcceptError::Aborted) => continue,
                 Err(_) => return,
@@ -104,27 +145,31 @@ impl Door {
     /// Waits for connections and accepts a bounded number of them.
     async fn accept_batch(&self, worker: &Rc<Worker>, pressed: &mut Pressed) -> Result<(), Broken> {
         if let Some(slots) = self.full_slots(worker) {
+            self.fd.pause();
             slots.until_free().await;
             return Ok(());
         }
-        let Ok(mut ready) = self.fd.readable().await else { return Err(Broken) };
+        let Ok(()) = self.fd.readable().await else { return Err(Broken) };
         let listener = &Arc::clone(&self.entrance.listener());
-        for _ in 0..BATCH {
+        let appetite = self.appetite.get();
+        for found in 0..appetite.tries() {
             let slots = take_slots(worker, listener);
             if slots.is_none() && listener.over_limit == OverLimit::Wait {
                 return Ok(());
             }
-            match accept(self.fd.get_ref()) {
+            match accept(&self.fd) {
                 Ok(accepted) => admit(worker, listener, accepted, slots),
                 Err(AcceptError::Empty) => {
-                    ready.clear_ready();
+                    self.appetite.set(appetite.after(found, true));
                     return Ok(());
                 }
                 Err(AcceptError::Aborted) => {}
                 Err(AcceptError::Exhausted(errno)) => {
-                    pressed.warn(listener, errno);
+                    let now = worker.engine.clock.now();
+                    pressed.warn(listener, errno, now);
                     drop(slots);
-                    tokio::time::sleep(PAUSE).await;
+                    self.fd.pause();
+                    worker.engine.deadlines.sleep_until(worker.engine.clock, now + PAUSE).await;
                     return Ok(());
                 }
                 Err(AcceptError::Broken(errno)) => {
@@ -133,21 +178,20 @@ impl Door {
                 }
             }
         }
-        tokio::task::yield_now().await;
+        self.appetite.set(appetite.after(appetite.tries(), false));
         Ok(())
     }
 }
 
-/// Says that accepting is paused, at most every ten seconds.
+/// Says that accepting is paused, but not all the time.
 #[derive(Default)]
 struct Pressed {
-    last: Option<tokio::time::Instant>,
+    last: Option<Tick>,
 }
 
 impl Pressed {
-    fn warn(&mut self, listener: &Listener, errno: rustix::io::Errno) {
-        let now = tokio::time::Instant::now();
-        if self.last.is_none_or(|last| now - last >= Duration::from_secs(10)) {
+    fn warn(&mut self, listener: &Listener, errno: rustix::io::Errno, now: Tick) {
+        if self.last.is_none_or(|last| now - last >= WARN_AGAIN) {
             self.last = Some(now);
             warn!(
                 listener = %listener.name,
@@ -196,7 +240,16 @@ fn place(worker: &Rc<Worker>, accepted: Accepted, listener: &Arc<Listener>, slot
     }
 }
 
-/// Starts a task that serves the connection on this thread.
+/// Serves the connection on this thread. Usually nothing has to be waited for before its relay; a
+/// task is made only for a connection that has to wait.
 pub(super) fn serve_here(worker: &Rc<Worker>, arrival: Arrival) {
-    tokio::task::spawn_local(serve(worker, arrival));
+    let mut serving = Box::pin(serve(worker, arrival));
+    // A panic, which is a bug, ends this connection and no other.
+    let _ = catch_unwind(AssertUnwindSafe(move || {
+        let mut nobody = Context::from_waker(Waker::noop());
+        if serving.as_mut().poll(&mut nobody).is_pending() {
+            // The task asks again for what it waits for.
+            tokio::task::spawn_local(serving);
+        }
+    }));
 }

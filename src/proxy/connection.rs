@@ -13,7 +13,7 @@ use super::judge;
 use super::worker::{Entered, Seated, Worker};
 use crate::health::Trouble;
 use crate::net::clock::Tick;
-use crate::net::relay::{Meter, Pair, Relay, Side, Stop, Watch};
+use crate::net::relay::{Carried, Limits, Meter, Pair, Side, Stop, Watch};
 use crate::net::stream::Stream;
 use crate::state::{Ending, Lease, Listener, Open, Pool, Slot};
 
@@ -131,16 +131,15 @@ pub(super) fn serve(worker: &Rc<Worker>, arrival: Arrival) -> impl Future<Output
     open(connection, accepted.into_stream())
 }
 
-/// From an accepted client to a relay, which then lives in a task of its own: a task keeps the room
-/// of its largest moment for life, and what connecting needs is not for idle connections to carry.
+/// From an accepted client to a relay. Where nothing has to be waited for, which is usual, all of
+/// this is one step.
 async fn open(connection: Entered, client: Stream) {
     let worker = connection.worker();
     match connect(worker, connection.pool(), &connection, client).await {
         Ok((client, link)) => {
             let pair = Pair { client, backend: link.stream, unread: link.unread };
-            let relay = Relay::new(&worker.engine, pair);
             *connection.lease.borrow_mut() = Some(link.lease);
-            tokio::task::spawn_local(carry(connection, relay));
+            connection.carry(pair);
         }
         Err((client, ending)) => {
             client.reset();
@@ -149,17 +148,27 @@ async fn open(connection: Entered, client: Stream) {
     }
 }
 
-/// Carries bytes until the connection ends.
-#[expect(clippy::manual_async_fn, reason = "an async fn would keep its arguments twice, for life")]
-fn carry(connection: Entered, mut relay: Relay) -> impl Future<Output = ()> {
-    async move {
-        let limits = &connection.listener.limits;
-        let told = (&connection.meter, &connection);
-        let stop = relay.run(&connection.worker().engine, limits, told).await;
-        drop(relay);
-        connection.judge_end(stop);
-        let ending = Ending::of_relay(stop, connection.told());
-        connection.ended(ending);
+impl Entered {
+    /// Carries bytes until the connection ends.
+    fn carry(self, pair: Pair) {
+        let worker = self.for_itself();
+        worker.relays.carry(&worker.engine, pair, self);
+    }
+}
+
+impl Carried for Entered {
+    fn limits(&self) -> &Limits {
+        &self.listener.limits
+    }
+
+    fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    fn ended(self, stop: Stop) {
+        self.judge_end(stop);
+        let ending = Ending::of_relay(stop, self.told());
+        self.ended(ending);
     }
 }
 
@@ -206,16 +215,9 @@ impl Watch for Entered {
 mod tests {
     use super::*;
 
-    /// The size of what a function of two arguments returns.
-    fn size_of_returned<A, B, R>(_: impl Fn(A, B) -> R) -> usize {
-        size_of::<R>()
-    }
-
     #[test]
     fn an_idle_connection_costs_few_bytes() {
-        // Besides: two registrations of 256 bytes, the task's header, and the connection's record.
-        let carried = size_of_returned(carry);
-        assert!(carried <= 320, "{carried} bytes");
+        // Besides: its entry among the relays, see there.
         assert!(size_of::<Connection>() <= 176, "{} bytes", size_of::<Connection>());
     }
 }

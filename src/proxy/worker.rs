@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread::Builder as ThreadBuilder;
 
 use slab::Slab;
-use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
@@ -21,14 +20,12 @@ use super::connect::Attempts;
 use super::connection::Connection;
 use crate::net::clock::Clock;
 use crate::net::dial::EphemeralPorts;
-use crate::net::relay::Engine;
+use crate::net::drive::drive;
+use crate::net::reactor::Reactor;
+use crate::net::relay::{Engine, Relays};
 use crate::state::{Ack, Ending, Notice, Open, Reporter, Slots, Which};
 use std::os::fd::OwnedFd;
 use tokio::task::JoinHandle;
-
-/// Tasks that run before the reactor is asked for news again. tokio's own 61 lets a few bulk
-/// transfers, each with a long turn, hold up everything that waits.
-const EVENT_INTERVAL: u32 = 16;
 
 /// What all threads of the data path share.
 #[derive(Debug)]
@@ -158,6 +155,7 @@ impl Alive {
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) engine: Engine,
+    pub(super) relays: Relays<Entered>,
     pub(super) shared: Arc<Shared>,
     random: RefCell<fastrand::Rng>,
     connections: RefCell<Slab<Rc<Connection>>>,
@@ -165,7 +163,9 @@ pub(super) struct Worker {
     entered: Cell<u64>,
     /// The attempts of connections that wait for a backend.
     races: RefCell<Slab<Rc<Attempts>>>,
-    /// Told when the last connection has ended.
+    /// No connection is accepted any more.
+    is_draining: Cell<bool>,
+    /// Told when, after that, the last connection has ended.
     empty: Notify,
 }
 
@@ -292,6 +292,11 @@ impl Entered {
         &self.worker
     }
 
+    /// Its thread, kept apart from it.
+    pub(super) fn for_itself(&self) -> Rc<Worker> {
+        Rc::clone(&self.worker)
+    }
+
     /// Notes how it ended; recorded when this is dropped.
     pub(super) fn ended(self, ending: Ending) {
         self.ending.set(Some(ending));
@@ -312,7 +317,7 @@ impl Drop for Entered {
         self.connection.record(&self.worker, self.ending.get().unwrap_or(cut_off));
         let mut connections = self.worker.connections.borrow_mut();
         connections.remove(self.key);
-        if connections.is_empty() {
+        if connections.is_empty() && self.worker.is_draining.get() {
             self.worker.empty.notify_one();
         }
     }
@@ -367,48 +372,41 @@ pub fn start(
     let (started, when_started) = std::sync::mpsc::sync_channel(1);
     ThreadBuilder::new().name(format!("worker-{index}")).spawn(move || {
         let _alive = alive;
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .event_interval(EVENT_INTERVAL)
-            .build_local(LocalOptions::default());
-        let runtime = match runtime {
-            Ok(runtime) => runtime,
+        let opened = Reactor::new().and_then(|reactor| {
+            let open = |socket| Door::open(&reactor, socket);
+            let doors = sockets.into_iter().map(open).collect::<io::Result<Vec<_>>>()?;
+            Ok((reactor, doors))
+        });
+        let (reactor, doors) = match opened {
+            Ok(opened) => opened,
             Err(error) => return drop(started.send(Err(error))),
         };
-        runtime.block_on(async {
-            let doors = sockets.into_iter().map(Door::open).collect::<io::Result<Vec<_>>>();
-            let doors = match doors {
-                Ok(doors) => doors,
-                Err(error) => return drop(started.send(Err(error))),
-            };
-            let _ = started.send(Ok(()));
-            let worker = Worker {
-                index,
-                engine: Engine::new(shared.clock, pipes),
-                shared,
-                random: RefCell::new(fastrand::Rng::new()),
-                connections: RefCell::default(),
-                entered: Cell::new(0),
-                races: RefCell::default(),
-                empty: Notify::new(),
-            };
-            run(Rc::new(worker), inbox, doors).await;
+        let _ = started.send(Ok(()));
+        let worker = Rc::new(Worker {
+            index,
+            engine: Engine::new(shared.clock, pipes),
+            relays: Relays::new(&reactor),
+            shared,
+            random: RefCell::new(fastrand::Rng::new()),
+            connections: RefCell::default(),
+            entered: Cell::new(0),
+            races: RefCell::default(),
+            is_draining: Cell::new(false),
+            empty: Notify::new(),
         });
+        let main = run(Rc::clone(&worker), inbox, (Rc::clone(&reactor), doors));
+        drive(&worker.engine, (&reactor, &worker.relays), main);
     })?;
     when_started.recv().map_err(|_| io::Error::other("the thread ended at once"))?
 }
 
-async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
+async fn run(worker: Rc<Worker>, inbox: Inbox, (reactor, doors): (Rc<Reactor>, Vec<Door>)) {
     let Inbox { mut orders, mut notices } = inbox;
-    let deadlines = Rc::clone(&worker.engine.deadlines);
-    let clock = worker.engine.clock;
-    let mut timers = tokio::task::spawn_local(async move { deadlines.run(clock).await });
-    let mut porter = Porter { worker: Rc::clone(&worker), doors: Vec::new() };
+    let mut porter = Porter { worker: Rc::clone(&worker), reactor, doors: Vec::new() };
     doors.into_iter().for_each(|door| porter.attend(Rc::new(door)));
     let mut end_all = worker.shared.end_all.subscribe();
-    let mut is_draining = false;
     loop {
-        if is_draining && worker.is_empty() {
+        if worker.is_draining.get() && worker.is_empty() {
             // Whoever hands a connection over from now on keeps it; those on their way are served.
             orders.close();
         }
@@ -419,11 +417,11 @@ async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
             order = orders.recv(), if !orders.is_closed() || !orders.is_empty() => match order {
                 Some(Order::Adopt(arrival)) => serve_here(&worker, *arrival),
                 Some(Order::Drain) => {
-                    is_draining = true;
+                    worker.is_draining.set(true);
                     porter.close(|_| true).await;
                 }
                 Some(Order::Leave) => {
-                    is_draining = true;
+                    worker.is_draining.set(true);
                     porter.leave().await;
                 }
                 Some(Order::Open(socket)) => porter.open(socket),
@@ -438,10 +436,6 @@ async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
                 }
             }
             () = worker.empty.notified() => {}
-            _ = &mut timers => {
-                error!(worker = worker.index, "the timers have ended: this is a bug of tidegate");
-                break;
-            }
         }
     }
     debug!(worker = worker.index, "worker has stopped");
@@ -450,6 +444,7 @@ async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
 /// Looks after the doors of a thread.
 struct Porter {
     worker: Rc<Worker>,
+    reactor: Rc<Reactor>,
     doors: Vec<(Rc<Door>, JoinHandle<()>)>,
 }
 
@@ -461,7 +456,7 @@ impl Porter {
     }
 
     fn open(&mut self, socket: Socket) {
-        match Door::open(socket) {
+        match Door::open(&self.reactor, socket) {
             Ok(door) => self.attend(Rc::new(door)),
             Err(error) => error!(%error, worker = self.worker.index, "cannot accept here"),
         }

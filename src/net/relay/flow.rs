@@ -1,11 +1,10 @@
 //! One direction of a relay.
 
 use std::io;
-use std::task::{Context, Poll, ready};
 
 use super::Engine;
-use crate::net::pipe::{Lent, Pipe};
-use crate::net::stream::Stream;
+use super::end::End;
+use crate::net::pipe::Lent;
 
 /// Reads that fill the scratch buffer in a row before a pipe is used.
 const FULL_READS: u8 = 2;
@@ -54,114 +53,130 @@ pub(super) enum Broken {
     Sink,
 }
 
+/// How a turn of a direction came out.
+pub(super) enum Moved {
+    /// Nothing more can be moved until the kernel tells of something.
+    All,
+    /// There may be more, but others have their turn first.
+    Part,
+    /// The source has ended and all is delivered.
+    Ended,
+    /// An end has failed.
+    Broken(Broken),
+}
+
 impl Flow {
     /// A direction that begins with `unread` to deliver.
     pub(super) fn beginning_with(unread: Vec<u8>) -> Self {
         Self { held: Held::of(unread), ..Self::default() }
     }
 
-    /// Moves bytes until one side would block, the source has ended and all is delivered
-    /// (`Ready(Ok)`), or an end breaks.
-    pub(super) fn poll(
+    /// Moves bytes until one side would block, the source has ended and all is delivered, or an end
+    /// breaks.
+    pub(super) fn turn(
         &mut self,
         engine: &Engine,
-        (source, sink): (&mut Stream, &mut Stream),
+        (source, sink): (&mut End, &mut End),
         count: impl Fn(usize),
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Broken>> {
+    ) -> Moved {
         let mut moved = 0;
         while moved < TURN_BYTES {
-            if ready!(self.poll_deliver(sink, cx)).is_err() {
-                return Poll::Ready(Err(Broken::Sink));
+            match self.deliver(sink) {
+                Err(_) => return Moved::Broken(Broken::Sink),
+                Ok(false) => return Moved::All,
+                Ok(true) => {}
             }
             self.take_pipe(engine, source);
             let pipe = self.held.as_mut().and_then(|held| held.pipe.as_mut());
             let read = match pipe.and_then(Lent::get) {
-                Some(pipe) => match poll_splice(source, pipe, &mut self.full_reads, cx) {
+                Some(pipe) => match source.splice_in(pipe) {
                     // The end, or TCP's urgent mark, which splice(2) does not pass: reading tells.
-                    Poll::Ready(Ok(0)) => {
+                    Ok(Some(0)) => {
                         (self.full_reads, self.held) = (0, None);
                         continue;
                     }
-                    spliced => spliced,
+                    spliced => {
+                        self.judge_splice(&spliced);
+                        spliced
+                    }
                 },
-                None => self.poll_copy(engine, (source, sink), cx),
+                None => self.copy(engine, (source, sink)),
             };
             match read {
-                Poll::Ready(Ok(0)) => {
+                Ok(Some(0)) => {
                     self.state =
                         if self.source_is_broken { FlowState::Reset } else { FlowState::Done };
-                    return Poll::Ready(Ok(()));
+                    return Moved::Ended;
                 }
-                Poll::Ready(Ok(bytes)) => {
+                Ok(Some(bytes)) => {
                     count(bytes);
                     moved += bytes;
                 }
-                Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken)),
-                Poll::Pending => {
+                Ok(None) => {
                     // An empty pipe serves others while this source is silent.
                     self.held = None;
-                    return Poll::Pending;
+                    return Moved::All;
                 }
+                Err(_) => return Moved::Broken(Broken::Source),
             }
         }
-        // The rest of the work waits until other connections had their turn.
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        Moved::Part
     }
 
     /// Reads into the scratch buffer, writes at once, and keeps what the sink does not take.
-    fn poll_copy(
+    fn copy(
         &mut self,
         engine: &Engine,
-        (source, sink): (&mut Stream, &mut Stream),
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<usize, Broken>> {
+        (source, sink): (&mut End, &mut End),
+    ) -> io::Result<Option<usize>> {
         engine.with_scratch(|scratch| {
-            let Ok(bytes) = ready!(source.poll_read(cx, scratch)) else {
-                return Poll::Ready(Err(Broken::Source));
-            };
+            let read = source.read(scratch)?;
+            let Some(bytes @ 1..) = read else { return Ok(read) };
             let is_full = bytes == scratch.len();
             self.full_reads = if is_full { self.full_reads.saturating_add(1) } else { 0 };
-            if bytes > 0 {
-                let taken = match sink.poll_write(cx, &scratch[..bytes]) {
-                    Poll::Ready(Ok(taken)) => taken,
-                    // The next delivery meets the same error, after the bytes were counted.
-                    Poll::Ready(Err(_)) | Poll::Pending => 0,
-                };
-                self.held = Held::of(&scratch[taken..bytes]);
-            }
-            Poll::Ready(Ok(bytes))
+            // Where writing fails, the next delivery meets the same error, after the bytes were
+            // counted.
+            let taken = sink.write(&scratch[..bytes]).ok().flatten().unwrap_or(0);
+            self.held = Held::of(&scratch[taken..bytes]);
+            Ok(read)
         })
     }
 
     /// Sees to a pipe if this direction carries enough for one and there is one to spare.
-    fn take_pipe(&mut self, engine: &Engine, source: &Stream) {
+    fn take_pipe(&mut self, engine: &Engine, source: &End) {
         if self.full_reads >= FULL_READS && self.held.is_none() && !source.is_urgent() {
             let pipe = engine.pipes.lend(engine.clock.now());
             self.held = pipe.map(|pipe| Box::new(Held { pipe: Some(pipe), ..Held::default() }));
         }
     }
 
-    /// Delivers what was read before. `Ready(Ok)` when nothing is left.
-    pub(super) fn poll_deliver(
-        &mut self,
-        sink: &mut Stream,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        let Some(held) = &mut self.held else { return Poll::Ready(Ok(())) };
+    /// Splices that move little, some in a row, mean that copying is used again.
+    fn judge_splice(&mut self, spliced: &io::Result<Option<usize>>) {
+        match spliced {
+            Ok(Some(bytes)) if *bytes < SMALL_SPLICE_BYTES => self.full_reads -= 1,
+            Ok(Some(_)) => self.full_reads = FULL_READS + SMALL_SPLICES,
+            _ => {}
+        }
+    }
+
+    /// Delivers what was read before; whether nothing is left.
+    pub(super) fn deliver(&mut self, sink: &mut End) -> io::Result<bool> {
+        let Some(held) = &mut self.held else { return Ok(true) };
         while held.sent < held.rest.len() {
-            held.sent += ready!(sink.poll_write(cx, &held.rest[held.sent..]))?;
+            let Some(taken) = sink.write(&held.rest[held.sent..])? else { return Ok(false) };
+            held.sent += taken;
         }
         if let Some(pipe) = held.pipe.as_mut().and_then(Lent::get) {
             while !pipe.is_empty() {
-                ready!(sink.poll_splice_out(cx, pipe))?;
+                if sink.splice_out(pipe)?.is_none() {
+                    return Ok(false);
+                }
             }
         }
         if held.pipe.is_none() || self.full_reads < FULL_READS {
             self.held = None;
         }
-        Poll::Ready(Ok(()))
+        Ok(true)
     }
 
     /// Whether there is anything left to do.
@@ -186,25 +201,5 @@ impl Held {
     fn of(bytes: impl Into<Vec<u8>> + AsRef<[u8]>) -> Option<Box<Self>> {
         let has_some = !bytes.as_ref().is_empty();
         has_some.then(|| Box::new(Self { rest: bytes.into(), ..Self::default() }))
-    }
-}
-
-/// Fills the pipe, which is empty.
-fn poll_splice(
-    source: &mut Stream,
-    pipe: &mut Pipe,
-    full_reads: &mut u8,
-    cx: &mut Context<'_>,
-) -> Poll<Result<usize, Broken>> {
-    match ready!(source.poll_splice_in(cx, pipe)) {
-        Err(_) => Poll::Ready(Err(Broken::Source)),
-        Ok(bytes) if bytes < SMALL_SPLICE_BYTES => {
-            *full_reads -= 1;
-            Poll::Ready(Ok(bytes))
-        }
-        Ok(bytes) => {
-            *full_reads = FULL_READS + SMALL_SPLICES;
-            Poll::Ready(Ok(bytes))
-        }
     }
 }

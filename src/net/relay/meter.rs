@@ -2,12 +2,15 @@
 
 use std::cell::{Cell, OnceCell};
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::relays::Agenda;
 use crate::net::clock::Tick;
+use crate::net::reactor::Token;
 
 /// Bytes of many connections together; written by every thread.
 #[derive(Debug, Default)]
@@ -38,13 +41,25 @@ impl Totals {
     }
 }
 
+/// Who must know when a connection is told to stop.
+#[derive(Default)]
+enum Keeper {
+    #[default]
+    Nobody,
+    /// A task, while it waits.
+    Task(Waker),
+    /// The relays of its thread, under this name.
+    Relays(Rc<Agenda>, Token),
+}
+
 /// Live figures of one connection, and the word that ends it from outside.
 pub struct Meter {
     bytes_in: Cell<u64>,
     bytes_out: Cell<u64>,
     pub(super) active: Cell<Tick>,
-    pub(super) stopped: Cell<bool>,
-    pub(super) waker: Cell<Option<Waker>>,
+    stopped: Cell<bool>,
+    /// Who looks after the connection.
+    keeper: Cell<Keeper>,
     totals: OnceCell<Arc<Totals>>,
 }
 
@@ -63,7 +78,7 @@ impl Meter {
             bytes_out: Cell::new(0),
             active: Cell::new(now),
             stopped: Cell::new(false),
-            waker: Cell::new(None),
+            keeper: Cell::default(),
             totals: OnceCell::new(),
         }
     }
@@ -89,9 +104,21 @@ impl Meter {
     /// Ends the connection: what was read is delivered, then both sides get a FIN.
     pub fn stop(&self) {
         self.stopped.set(true);
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
+        match self.keeper.take() {
+            Keeper::Nobody => {}
+            Keeper::Task(waker) => waker.wake(),
+            Keeper::Relays(agenda, token) => agenda.add(token),
         }
+    }
+
+    /// Whether it was told to stop.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.get()
+    }
+
+    /// From now on the relays of its thread look after it.
+    pub(super) fn kept_by(&self, agenda: &Rc<Agenda>, token: Token) {
+        self.keeper.set(Keeper::Relays(Rc::clone(agenda), token));
     }
 
     /// Whether it was told to stop; if not, the task of `cx` is woken when it is.
@@ -99,7 +126,7 @@ impl Meter {
         if self.stopped.get() {
             return Poll::Ready(());
         }
-        self.waker.set(Some(cx.waker().clone()));
+        self.keeper.set(Keeper::Task(cx.waker().clone()));
         Poll::Pending
     }
 

@@ -3,18 +3,44 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
-use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::oneshot;
 
 use super::*;
+use crate::net::drive::drive;
+use crate::net::reactor::Reactor;
 
 /// The far ends of a relayed connection.
 struct Peers {
     client: TcpStream,
     backend: TcpStream,
     relay: thread::JoinHandle<(Stop, u64, u64)>,
+}
+
+/// A connection that says how it ended.
+struct Told {
+    limits: Limits,
+    meter: Rc<Meter>,
+    end: oneshot::Sender<Stop>,
+}
+
+impl Watch for Told {}
+
+impl Carried for Told {
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    fn ended(self, stop: Stop) {
+        self.end.send(stop).unwrap();
+    }
 }
 
 /// Two sockets that are connected to each other: ours, which does not block, and the peer's.
@@ -34,29 +60,34 @@ fn relayed(limits: Limits) -> Peers {
 fn relayed_until(limits: Limits, told_after: Option<Duration>) -> Peers {
     let ((near_client, client), (near_backend, backend)) = (connected(), connected());
     let relay = thread::spawn(move || {
-        let mut runtime = Builder::new_current_thread();
-        let runtime = runtime.enable_all().build_local(LocalOptions::default()).unwrap();
-        runtime.block_on(async {
-            let clock = Clock::start();
-            let engine = Engine::new(clock, 4);
-            let deadlines = Rc::clone(&engine.deadlines);
-            tokio::task::spawn_local(async move { deadlines.run(clock).await });
-            let meter = Rc::new(Meter::new(0));
-            if let Some(after) = told_after {
-                let meter = Rc::clone(&meter);
-                tokio::task::spawn_local(async move {
-                    tokio::time::sleep(after).await;
+        let clock = Clock::start();
+        let engine = Rc::new(Engine::new(clock, 4));
+        let reactor = Reactor::new().unwrap();
+        let relays = Rc::new(Relays::new(&reactor));
+        let meter = Rc::new(Meter::new(0));
+        let (end, ended) = oneshot::channel();
+        let told = Told { limits, meter: Rc::clone(&meter), end };
+        let pair = Pair {
+            client: Stream::new(near_client, true),
+            backend: Stream::new(near_backend, true),
+            unread: Vec::new(),
+        };
+        let (stop, is_stopped) = std::sync::mpsc::channel();
+        let main = {
+            let (engine, relays, meter) =
+                (Rc::clone(&engine), Rc::clone(&relays), Rc::clone(&meter));
+            async move {
+                relays.carry(&engine, pair, told);
+                if let Some(after) = told_after {
+                    let at = clock.now() + crate::net::clock::ticks(after);
+                    engine.deadlines.sleep_until(clock, at).await;
                     meter.stop();
-                });
+                }
+                stop.send(ended.await.unwrap()).unwrap();
             }
-            let pair = Pair {
-                client: Stream::new(near_client, true),
-                backend: Stream::new(near_backend, true),
-                unread: Vec::new(),
-            };
-            let stop = Relay::new(&engine, pair).run(&engine, &limits, (&meter, &())).await;
-            (stop, meter.bytes_in(), meter.bytes_out())
-        })
+        };
+        drive(&engine, (&reactor, &relays), main);
+        (is_stopped.recv().unwrap(), meter.bytes_in(), meter.bytes_out())
     });
     Peers { client, backend, relay }
 }
