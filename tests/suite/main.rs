@@ -24,6 +24,7 @@ mod cli;
 mod config_errors;
 mod connect;
 mod ending;
+mod health;
 mod limits;
 mod regression;
 mod relay;
