@@ -33,7 +33,7 @@ use crate::health::{Event, Operator, Saved, Tick, may_eject};
 use crate::net::clock::Clock;
 use crate::net::dial::EphemeralPorts;
 use crate::probe::{self, Roots};
-use crate::state::{Backend, Pool, Report, Snapshot, Threads};
+use crate::state::{Asked, Backend, Pool, Report, Snapshot, Threads};
 
 /// Reports that are heard in a row before the pools are looked at.
 const BATCH: usize = 256;
@@ -55,7 +55,7 @@ pub struct Setup {
     /// The threads of the data path.
     pub threads: Threads,
     /// What they report.
-    pub reports: mpsc::Receiver<Report>,
+    pub reports: mpsc::Receiver<(Report, Asked)>,
     /// What another process has passed on; it comes before the state file.
     pub saved: Option<Saved>,
 }
@@ -106,7 +106,7 @@ pub(super) struct Controller {
 
 /// Where the controller hears things.
 struct Inbox {
-    reports: mpsc::Receiver<Report>,
+    reports: mpsc::Receiver<(Report, Asked)>,
     requests: mpsc::Receiver<Request>,
     checked: UnboundedReceiver<Checked>,
     repairs: UnboundedReceiver<recovery::News>,
@@ -266,11 +266,13 @@ impl Controller {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(report) = inbox.reports.recv() => {
-                    undecided.extend(self.hear(report));
+                Some((report, asked)) = inbox.reports.recv() => {
+                    self.hear(report);
+                    undecided.push(asked);
                     for _ in 1..BATCH {
-                        let Ok(report) = inbox.reports.try_recv() else { break };
-                        undecided.extend(self.hear(report));
+                        let Ok((report, asked)) = inbox.reports.try_recv() else { break };
+                        self.hear(report);
+                        undecided.push(asked);
                     }
                 }
                 Some(request) = inbox.requests.recv() => self.answer(request).await,
@@ -287,9 +289,7 @@ impl Controller {
             }
             self.fire_timers();
             self.settle_all().await;
-            for number in undecided {
-                self.numbered(number).into_iter().for_each(|pool| pool.pool.live.answer());
-            }
+            drop(undecided);
             self.save_soon();
         }
         let saved = self.saved();
@@ -299,21 +299,21 @@ impl Controller {
         }
     }
 
-    /// Takes note of a report of the data path; the pool it is about.
-    fn hear(&mut self, report: Report) -> Option<u32> {
+    /// Takes note of a report of the data path.
+    fn hear(&mut self, report: Report) {
         let (Report::Failing { backend: id, .. } | Report::Tried { backend: id, .. }) = report;
-        let number = *self.homes.get(&id)?;
         let at = self.now();
         let draw = fastrand::u64(..);
-        let pool = self.pools.iter_mut().find(|pool| pool.number == number)?;
+        // One that has gone meanwhile is nobody's any more.
+        let Some(pool) = self.home(id) else { return };
         let event = match report {
             Report::Failing { count, last, first, began, .. } => {
-                let policy = pool.keeper.settings.health.outlier?;
+                let Some(policy) = pool.keeper.settings.health.outlier else { return };
                 if !may_eject(&pool.keeper.view(id, at), &policy) {
                     let name = pool.name_of(id);
                     debug!(pool = %pool.name(), backend = name.as_deref(), count, %last,
                         "connections fail, but the pool cannot spare the backend");
-                    return Some(number);
+                    return;
                 }
                 Event::Tripped { count, last, first, began, draw }
             }
@@ -323,7 +323,6 @@ impl Controller {
             }
         };
         self.note(id, event);
-        Some(number)
     }
 
     /// Something happened to a backend: the pool is looked at before anything else is.

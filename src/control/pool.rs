@@ -324,7 +324,8 @@ impl Controlled {
         members
     }
 
-    /// Usable backends that are not in rotation, in order: for connections that have tried all that are.
+    /// Usable backends of priorities that are not in use, in order: for connections that have tried all
+    /// that are. Better ones too, which wait for a failback: better late than not at all.
     fn reserve(&self) -> Vec<Id> {
         if self.keeper.role.is_some() || self.keeper.choice.is_panic {
             return Vec::new();
@@ -334,7 +335,7 @@ impl Controlled {
             .keeper
             .nodes
             .iter()
-            .filter(|node| Some(node.priority) > level && level.is_some())
+            .filter(|node| Some(node.priority) != level && level.is_some())
             .filter(|node| node.health.state().is_usable() && node.weight.value() > 0)
             .collect();
         nodes.sort_by_key(|node| node.priority);

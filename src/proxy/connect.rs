@@ -221,23 +221,25 @@ impl<'a> Race<'a> {
         let now = self.worker.engine.clock.now();
         let mut last = Ending::ConnectFailed;
         loop {
+            // In this order: what is decided after the first look is not missed by the second.
+            let may_change = self.pool.is_hot_standby && self.pool.live.is_undecided();
             let rotation = self.pool.live.rotation();
             if let Some(wait) = rotation.wait() {
                 return Next::Wait(Some(wait));
             }
             self.enter(&rotation, now);
             if self.made >= self.pool.connect.attempts || now >= self.ends_at {
-                return self.exhausted(last);
+                return exhausted(last, may_change);
             }
             let lease = match self.next_lease(&rotation, now) {
                 Ok(lease) => lease,
-                Err(Ending::ConnectFailed) => return self.exhausted(last),
-                Err(ending) => return self.exhausted(ending),
+                Err(Ending::ConnectFailed) => return exhausted(last, may_change),
+                Err(ending) => return exhausted(ending, may_change),
             };
             let budget = (now, self.pool.connect.retry_percent);
             if self.made > 0 && !self.pool.live.budget.try_retry(budget.0, budget.1) {
                 self.tried.remove(lease.backend().id);
-                return self.exhausted(last);
+                return exhausted(last, may_change);
             }
             self.made += 1;
             match self.dial(&lease) {
@@ -261,12 +263,6 @@ impl<'a> Race<'a> {
                 }
             }
         }
-    }
-
-    /// Nobody is left to be tried: the end, unless a report that may change that is being decided.
-    fn exhausted(&self, ending: Ending) -> Next {
-        let may_change = self.pool.is_hot_standby && self.pool.live.is_undecided();
-        if may_change { Next::Wait(None) } else { Next::End(ending) }
     }
 
     /// Takes note of the rotation that is in force: after a takeover attempts count anew, after actions
@@ -496,6 +492,11 @@ impl<'a> Race<'a> {
         let at = [expiry, self.hedge_at].into_iter().flatten().fold(end, Tick::min);
         self.deadline = Some(self.worker.engine.deadlines.set(at, cx.waker().clone()));
     }
+}
+
+/// Nobody is left to be tried: the end, unless a report that may change that is being decided.
+fn exhausted(ending: Ending, may_change: bool) -> Next {
+    if may_change { Next::Wait(None) } else { Next::End(ending) }
 }
 
 impl Drop for Race<'_> {

@@ -28,6 +28,8 @@ pub(super) fn failed(worker: &Worker, pool: &Pool, lease: &Lease, what: (Trouble
     let Some(detection) = pool.detection else { return };
     let (trouble, began) = what;
     let backend = lease.backend();
+    // Before it is counted: nobody may see that the count is full and not that it will be told.
+    let asked = pool.live.ask();
     let (count, first) = backend.streak.fail(worker.engine.clock.exact());
     let report = match lease.trial() {
         Some(trial) => Report::Tried { backend: backend.id, trial, trouble: Some(trouble) },
@@ -36,10 +38,7 @@ pub(super) fn failed(worker: &Worker, pool: &Pool, lease: &Lease, what: (Trouble
         }
         None => return,
     };
-    pool.live.ask();
-    if !worker.shared.reporter.tell(report) {
-        pool.live.answer();
-    }
+    worker.shared.reporter.tell(report, asked);
 }
 
 /// A connection was served: the row of failures has ended, and a trial is passed.
@@ -47,9 +46,6 @@ pub(super) fn served(worker: &Worker, pool: &Pool, lease: &Lease) {
     lease.backend().streak.end();
     if let Some(trial) = lease.trial() {
         let report = Report::Tried { backend: lease.backend().id, trial, trouble: None };
-        pool.live.ask();
-        if !worker.shared.reporter.tell(report) {
-            pool.live.answer();
-        }
+        worker.shared.reporter.tell(report, pool.live.ask());
     }
 }

@@ -18,7 +18,7 @@ pub use backend::{Backend, Lease, Member, Trial};
 pub use budget::RetryBudget;
 pub use ending::Ending;
 pub use notice::{Ack, Notice, Open, Report, Reporter, Threads, Which};
-pub use pool::{ConnectPolicy, Detection, Live, Met, Pool, Rotation, Wait};
+pub use pool::{Asked, ConnectPolicy, Detection, Live, Met, Pool, Rotation, Wait};
 pub use slots::{Slot, Slots};
 pub use snapshot::{Entrance, Listener, Snapshot};
 pub use streak::{BySecond, Streak};

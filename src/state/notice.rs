@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tokio::sync::mpsc;
 
 use super::ending::Ending;
+use super::pool::Asked;
 use crate::health::Trouble;
 use crate::net::clock::Tick;
 
@@ -43,21 +44,22 @@ pub enum Report {
 /// Where the data path reports to.
 #[derive(Clone, Debug)]
 pub struct Reporter {
-    reports: mpsc::Sender<Report>,
+    reports: mpsc::Sender<(Report, Asked)>,
     dropped: Arc<AtomicU64>,
 }
 
 impl Reporter {
     /// A reporter, and where its reports come out.
     #[must_use]
-    pub fn new() -> (Self, mpsc::Receiver<Report>) {
+    pub fn new() -> (Self, mpsc::Receiver<(Report, Asked)>) {
         let (reports, inbox) = mpsc::channel(WAITING);
         (Self { reports, dropped: Arc::default() }, inbox)
     }
 
-    /// Tells the control plane, without waiting; whether it will hear.
-    pub fn tell(&self, report: Report) -> bool {
-        let is_told = self.reports.try_send(report).is_ok();
+    /// Tells the control plane, without waiting; whether it will hear. Connections that wait for what
+    /// follows wait until `asked` is dropped, which is at once where nobody hears.
+    pub fn tell(&self, report: Report, asked: Asked) -> bool {
+        let is_told = self.reports.try_send((report, asked)).is_ok();
         if !is_told {
             self.dropped.fetch_add(1, Relaxed);
         }
@@ -161,6 +163,7 @@ impl Threads {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pool::Live;
     use super::*;
 
     #[tokio::test]
@@ -189,8 +192,10 @@ mod tests {
     fn reports_that_nobody_takes_are_dropped_and_counted() {
         let (reporter, _inbox) = Reporter::new();
         let report = Report::Tried { backend: 1, trial: 1, trouble: None };
-        let told = (0..WAITING + 5).filter(|_| reporter.tell(report.clone())).count();
+        let live = Arc::<Live>::default();
+        let told = (0..WAITING + 5).filter(|_| reporter.tell(report.clone(), live.ask())).count();
         assert_eq!((told, reporter.dropped()), (WAITING, 5));
+        assert!(live.is_undecided());
     }
 
     /// Whether the future still waits.

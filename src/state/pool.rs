@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Notify;
@@ -56,6 +56,19 @@ pub struct Live {
     /// Reports made, and how many of them the controller has decided on.
     asked: AtomicU64,
     answered: AtomicU64,
+}
+
+/// "A report about this pool waits for its decision"; dropped when what follows is in force, or when
+/// nothing will.
+#[derive(Debug)]
+pub struct Asked(Arc<Live>);
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        // After the rotation that follows: who sees this sees that.
+        self.0.answered.fetch_add(1, Release);
+        self.0.changed.notify_waiters();
+    }
 }
 
 /// Connections of a hot standby that did not simply find the active backend.
@@ -275,22 +288,20 @@ impl Live {
         self.changed.notify_waiters();
     }
 
-    /// Notes that a report about the pool is on its way: whoever waits for what follows from it may
-    /// wait until it is answered.
-    pub fn ask(&self) {
+    /// Notes that a report about the pool is being made: whoever waits for what follows from it may
+    /// wait until the guard is dropped.
+    #[must_use]
+    pub fn ask(self: &Arc<Self>) -> Asked {
         self.asked.fetch_add(1, Relaxed);
+        Asked(Arc::clone(self))
     }
 
-    /// Notes that a report was decided on, or will not be.
-    pub fn answer(&self) {
-        self.answered.fetch_add(1, Relaxed);
-        self.changed.notify_waiters();
-    }
-
-    /// Whether a report waits for its decision.
+    /// Whether a report waits for its decision. To be asked before the rotation is looked at: after a
+    /// no, that is what was decided.
     #[must_use]
     pub fn is_undecided(&self) -> bool {
-        self.asked.load(Relaxed) != self.answered.load(Relaxed)
+        let answered = self.answered.load(Acquire);
+        self.asked.load(Relaxed) != answered
     }
 
     /// The number of this pick: one counter for all threads, so that taking turns is exact.

@@ -1,6 +1,6 @@
 //! What the data path notes of misbehaviour: failures in a row, and what happened in which second.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
 
 use crate::net::clock::Tick;
 
@@ -19,7 +19,8 @@ pub struct Streak {
 impl Streak {
     /// One more has failed `at` this time: how many that makes, and when the first was.
     pub fn fail(&self, at: Tick) -> (u32, Tick) {
-        let before = self.count.fetch_add(1, Relaxed);
+        // Who counts on sees what was noted before those it counts on.
+        let before = self.count.fetch_add(1, AcqRel);
         if before == 0 {
             self.first.store(at, Relaxed);
         }

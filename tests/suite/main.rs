@@ -25,6 +25,7 @@ mod config_errors;
 mod connect;
 mod descriptors;
 mod ending;
+mod health;
 mod limits;
 mod regression;
 mod relay;

@@ -56,6 +56,14 @@ impl TestBackend {
         Self::listening(address, Some(Arc::new(script)))
     }
 
+    /// The same, where the script is more than a function.
+    pub(crate) fn serving(
+        address: &SockAddr,
+        script: impl Fn(Peer) + Send + Sync + 'static,
+    ) -> Self {
+        Self::listening(address, Some(Arc::new(script)))
+    }
+
     /// Echoes on a unix socket.
     pub(crate) fn echo_on_unix(path: &Path) -> Self {
         Self::scripted_on(&SockAddr::unix(path).unwrap(), echo)

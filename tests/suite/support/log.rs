@@ -26,6 +26,27 @@ pub(crate) struct Ended {
     pub(crate) reason: String,
 }
 
+/// An event, as logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) kind: String,
+    pub(crate) pool: String,
+    pub(crate) backend: String,
+    pub(crate) cause: String,
+    pub(crate) evidence: String,
+    pub(crate) more: String,
+}
+
+impl Told {
+    /// The number before `word` in what the kind adds: `3` of `3 retried`.
+    #[track_caller]
+    pub(crate) fn number(&self, word: &str) -> u64 {
+        let before = self.more.split(word).next().unwrap_or_default();
+        let number = before.split_whitespace().next_back().and_then(|number| number.parse().ok());
+        number.unwrap_or_else(|| panic!("no number before {word:?} in {:?}", self.more))
+    }
+}
+
 impl Log {
     /// Collects the lines of `output` on a thread of its own.
     pub(crate) fn collect(&self, output: impl Read + Send + 'static) {
@@ -70,6 +91,11 @@ impl Log {
         last.iter().map(|line| format!("    {}\n", line.0)).collect()
     }
 
+    /// The events so far, in order.
+    pub(crate) fn events(&self) -> Vec<Told> {
+        self.lines.lock().unwrap().iter().filter_map(Line::told).collect()
+    }
+
     /// The connections that have ended, in order.
     pub(crate) fn ended(&self) -> Vec<Ended> {
         self.lines.lock().unwrap().iter().filter_map(Line::ended).collect()
@@ -109,6 +135,20 @@ impl Line {
         let plain = without_colours(&self.0);
         let level = plain.split_whitespace().take(3).find(|word| LEVELS.contains(word));
         level.unwrap_or_default().to_owned()
+    }
+
+    fn told(&self) -> Option<Told> {
+        // What only events have; the rest may be absent.
+        let more = self.field("more")?;
+        let field = |name: &str| self.field(name).unwrap_or_default();
+        Some(Told {
+            kind: self.field("message")?,
+            pool: field("pool"),
+            backend: field("backend"),
+            cause: field("cause"),
+            evidence: field("evidence"),
+            more,
+        })
     }
 
     fn ended(&self) -> Option<Ended> {

@@ -168,6 +168,17 @@ impl Peer {
         }
     }
 
+    /// Reads until the other side ends or nothing has come for `time`.
+    pub(crate) fn receive_all_within(&self, time: Duration) -> Vec<u8> {
+        self.socket.set_read_timeout(Some(time)).unwrap();
+        let (mut all, mut buffer) = (Vec::new(), [0; 16 * 1024]);
+        while let Ok(count @ 1..) = self.try_read(&mut buffer) {
+            all.extend_from_slice(&buffer[..count]);
+        }
+        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        all
+    }
+
     /// The other side ends, in this way, with nothing before it.
     #[track_caller]
     pub(crate) fn expect_end(&self, expected: End) {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// State of a TCP socket that waits for the answer to its SYN.
 pub(crate) const SYN_SENT: u8 = 2;
+/// State of a TCP socket that is closed and whose port stays taken for a minute.
+pub(crate) const TIME_WAIT: u8 = 6;
 /// State of a TCP socket whose peer has ended and which is not closed.
 pub(crate) const CLOSE_WAIT: u8 = 8;
 /// State of a TCP socket that listens.
@@ -46,6 +48,13 @@ pub(crate) fn tcp_sockets(pid: u32, state: Option<u8>) -> Vec<Tcp> {
     let mut rows = rows(&format!("/proc/{pid}/net/tcp"), &column);
     rows.extend(self::rows(&format!("/proc/{pid}/net/tcp6"), &column));
     rows.retain(|row| inodes.contains(&row.inode) && state.is_none_or(|state| row.state == state));
+    rows
+}
+
+/// The TCP sockets of the whole network namespace that are in this state.
+pub(crate) fn all_tcp(state: u8) -> Vec<Tcp> {
+    let mut rows = rows("/proc/self/net/tcp", &format!(" {state:02X} "));
+    rows.retain(|row| row.state == state);
     rows
 }
 

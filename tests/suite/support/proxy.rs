@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
-use super::log::{Ended, Line, Log};
+use super::log::{Ended, Line, Log, Told};
 use super::setup::Scratch;
 use super::{PATIENCE, Peer, Setup, TestBackend, eventually, ms, pause, procfs};
 
@@ -157,6 +157,38 @@ impl Proxy {
     /// Resident memory in bytes.
     pub(crate) fn resident(&self) -> u64 {
         procfs::resident(self.pid())
+    }
+
+    /// The events so far.
+    pub(crate) fn events(&self) -> Vec<Told> {
+        self.log.events()
+    }
+
+    /// The events of this kind about this backend so far.
+    pub(crate) fn told(&self, kind: &str, backend: &str) -> Vec<Told> {
+        let mut events = self.events();
+        events.retain(|event| event.kind == kind && event.backend == backend);
+        events
+    }
+
+    /// Waits for the first event of this kind about this backend.
+    #[track_caller]
+    pub(crate) fn expect_told(&self, kind: &str, backend: &str) -> Told {
+        self.expect_told_again(kind, backend, 1)
+    }
+
+    /// Waits until there are so many, and gives the last one.
+    #[track_caller]
+    pub(crate) fn expect_told_again(&self, kind: &str, backend: &str, count: usize) -> Told {
+        let what = format!("{count} times {kind} {backend}");
+        eventually(PATIENCE, &what, || self.told(kind, backend).len() >= count);
+        self.told(kind, backend).swap_remove(count - 1)
+    }
+
+    /// Waits for a line of the log with these words.
+    #[track_caller]
+    pub(crate) fn expect_line(&self, words: &str) {
+        eventually(PATIENCE, words, || self.log.lines().iter().any(|l| l.text().contains(words)));
     }
 
     /// The connections that ended, as logged.

@@ -14,6 +14,7 @@ pub(crate) struct Setup {
     listener: String,
     pool: String,
     runtime: String,
+    head: String,
     pub(super) backends: Vec<String>,
     threads: u32,
     pub(super) listening: usize,
@@ -39,6 +40,7 @@ impl Setup {
             listener: String::new(),
             pool: String::new(),
             runtime: String::new(),
+            head: String::new(),
             backends: Vec::new(),
             threads: std::env::var("TIDEGATE_TEST_THREADS")
                 .map_or(4, |threads| threads.parse().expect("TIDEGATE_TEST_THREADS is a number")),
@@ -62,6 +64,13 @@ impl Setup {
     /// Keys of `runtime`.
     pub(crate) fn runtime(mut self, keys: &str) -> Self {
         let _ = write!(self.runtime, ", {keys}");
+        self
+    }
+
+    /// A line at the top of the file: a section that no other word is for.
+    pub(crate) fn head(mut self, line: &str) -> Self {
+        self.head.push_str(line);
+        self.head.push('\n');
         self
     }
 
@@ -104,7 +113,7 @@ impl Setup {
                 self.pool
             )
         });
-        head + &body
+        head + &self.head + &body
     }
 
     /// The command that runs the program on this configuration, written to `directory`.
