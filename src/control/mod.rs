@@ -18,6 +18,7 @@ pub mod handle;
 pub mod keeper;
 mod pool;
 pub mod recovery;
+pub mod reload;
 mod repair;
 mod state_file;
 mod takeover;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread::{Builder, JoinHandle};
 
+use arc_swap::ArcSwap;
 use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -83,8 +85,9 @@ impl Control {
             };
             runtime.block_on(async {
                 let events = Events::default();
-                let (handle, requests) = Handle::new(events.clone());
-                let what = (&config, &*snapshot);
+                let config = Arc::new(ArcSwap::from_pointee(config));
+                let (handle, requests) = Handle::new(events.clone(), Arc::clone(&config));
+                let what = (config, snapshot);
                 match Controller::new(setup, what, (events, requests)) {
                     Ok(controller) => {
                         let _ = started.send(Ok(handle));

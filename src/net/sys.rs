@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -21,6 +22,24 @@ use tokio::io::unix::AsyncFd;
 pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open for as long as it lives, always of the same number, and the
     // `AsyncFd` owns it. Nobody replaces it: no code calls `get_mut` on a registered descriptor.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
+    registered.map_err(Into::into)
+}
+
+/// The same for a listening socket, which others hold too.
+///
+/// # Errors
+///
+/// Out of memory, or the descriptor is registered with this reactor already.
+///
+/// # Panics
+///
+/// Outside a tokio runtime with its I/O driver.
+pub(crate) fn register_shared(
+    fd: Arc<OwnedFd>,
+    interest: Interest,
+) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: as above; an `Arc` gives out the same `OwnedFd` for as long as it lives.
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
     registered.map_err(Into::into)
 }
