@@ -23,12 +23,15 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Takes over `SIGTERM`, `SIGINT`, `SIGHUP`, `SIGUSR1` and `SIGUSR2`.
+    /// Takes over `SIGTERM`, `SIGINT`, `SIGHUP`, `SIGUSR1` and `SIGUSR2`; and the process with them: what
+    /// descriptors it was born with, no program that it starts gets.
     ///
     /// # Errors
     ///
     /// When the runtime or the handlers cannot be set up.
     pub fn take_over() -> io::Result<Self> {
+        // An older kernel does not know how; then they are handed down, as they were to us.
+        let _ = crate::net::child::inherit_nothing();
         let runtime =
             Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
         let within = runtime.enter();
