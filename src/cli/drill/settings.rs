@@ -20,8 +20,9 @@ pub(super) fn text(addresses: &[String], door: &str) -> String {
     };
     let (web, db) = (backends(0..3), backends(3..5));
     format!(
-        r#"# What the drill runs with. Quicker than the defaults, so that nobody has to wait.
-# Nodes are killed between two requests: what is inside a node dies with it, whoever balances.
+        r#"# What the drill runs with: quicker than the defaults, so that nobody has to wait.
+# Nodes are killed between two requests. What is inside a node dies with it, whoever
+# balances.
 
 log: {{ level: error }}
 
@@ -38,10 +39,10 @@ pools:
       timeout: 300ms              # default: 1s
       fast_interval: 200ms        # default: 500ms
     outlier_detection:
-      first_byte: 250ms           # default: off. Only where the server answers at once
+      first_byte: 250ms           # default: off; for servers that answer at once
 
   db:                             # one node works, the other stands by
-    strategy: hot_standby         # it stays with the standby: failback is manual by default
+    strategy: hot_standby         # failback is manual by default
     backends:
 {db}    health_check:
       interval: 500ms
@@ -50,7 +51,9 @@ pools:
       base_ejection: 2s           # default: 10s
     recovery:
       on_evict:                   # an action: this very program restarts the node
-        - exec: {{ command: [{PROGRAM}, demo-restart, "{{backend}}", {door}], timeout: 10s }}
+        - exec:
+            command: [{PROGRAM}, demo-restart, "{{backend}}", {door}]
+            timeout: 10s          # default: 30s
 "#
     )
 }
