@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -11,7 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::runtime::Builder;
 
 use super::run::serve;
-use super::{FAILED, complain, print};
+use super::{FAILED, complain, drill, print};
 use crate::balance::Registry;
 use crate::config::one_shot;
 use crate::process::Source;
@@ -21,7 +22,20 @@ const LISTEN: &str = "127.0.0.1:9501";
 /// The names of its worker nodes.
 const WORKERS: [&str; 3] = ["worker-1", "worker-2", "worker-3"];
 
-pub(super) fn run(registry: &Registry) -> Result<(), u8> {
+/// What `demo` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Kill, freeze and restart worker nodes, and show what users saw of it; ends by itself
+    #[arg(long)]
+    drill: bool,
+    #[command(flatten)]
+    options: drill::Options,
+}
+
+pub(super) fn run(arguments: &Arguments, registry: &Registry) -> Result<(), u8> {
+    if arguments.drill {
+        return drill::run(&arguments.options, registry);
+    }
     let mut addresses = Vec::new();
     for name in WORKERS {
         let address = start_worker(name).map_err(|error| {
@@ -68,15 +82,18 @@ fn start_worker(name: &'static str) -> std::io::Result<SocketAddr> {
     Ok(address)
 }
 
-async fn answer_all(name: &'static str, listener: &tokio::net::TcpListener) {
+/// Answers every request with the name, for ever.
+pub(super) async fn answer_all(name: &str, listener: &tokio::net::TcpListener) {
+    let name: Arc<str> = name.into();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             continue;
         };
+        let name = Arc::clone(&name);
         #[expect(clippy::disallowed_methods, reason = "a toy: nothing waits for these tasks")]
         tokio::spawn(async move {
-            let answer = service_fn(move |request| answer(name, request));
+            let answer = service_fn(move |request| answer(Arc::clone(&name), request));
             let mut server = hyper::server::conn::http1::Builder::new();
             // A client that hangs up mid-request is none of the demo's business.
             let _ = server
@@ -88,7 +105,7 @@ async fn answer_all(name: &'static str, listener: &tokio::net::TcpListener) {
 }
 
 async fn answer(
-    name: &'static str,
+    name: Arc<str>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let text = format!("{name} answers {} {}\n", request.method(), request.uri().path());

@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod drill;
 mod run;
 
 use std::io::{ErrorKind, Write};
@@ -35,11 +36,17 @@ enum Command {
     /// Serve, in the foreground
     Run(run::Arguments),
     /// Three built-in worker nodes and a listener on 127.0.0.1:9501; needs no file
-    Demo,
+    Demo(demo::Arguments),
     /// Validate a configuration: exit 0 if it is valid, 2 with every problem printed if not
     Check(ConfigFile),
     /// Print the JSON Schema of the configuration, for editors
     Schema(check::SchemaArguments),
+    /// A worker node of the drill
+    #[command(hide = true)]
+    DemoNode(drill::NodeArguments),
+    /// The recovery action of the drill
+    #[command(hide = true)]
+    DemoRestart(drill::RestartArguments),
 }
 
 /// Which configuration.
@@ -79,9 +86,11 @@ pub fn main() -> ExitCode {
     let registry = Registry::default();
     let code = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments, &registry),
-        Command::Demo => demo::run(&registry),
+        Command::Demo(arguments) => demo::run(&arguments, &registry),
         Command::Check(file) => check::check(&file, &registry),
         Command::Schema(arguments) => check::schema(&arguments, &registry),
+        Command::DemoNode(arguments) => drill::serve(arguments),
+        Command::DemoRestart(arguments) => drill::restart(&arguments),
     };
     code.map_or_else(ExitCode::from, |()| ExitCode::SUCCESS)
 }

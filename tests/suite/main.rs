@@ -24,6 +24,7 @@ mod cli;
 mod config_errors;
 mod connect;
 mod descriptors;
+mod drill;
 mod ending;
 mod health;
 mod limits;
