@@ -31,6 +31,7 @@ pub mod control;
 pub mod failover;
 pub mod health;
 pub mod log;
+pub mod metrics;
 pub mod net;
 pub mod process;
 pub mod proxy;

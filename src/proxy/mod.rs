@@ -11,9 +11,12 @@
 mod accept;
 mod connect;
 mod connection;
-mod ending;
+mod ending {
+    // In `state`, because the metrics count by it.
+    pub(super) use crate::state::Ending;
+}
 mod worker;
 
 pub use accept::Socket;
-pub use ending::Ending;
+pub use crate::state::Ending;
 pub use worker::{Alive, Fleet, Order, Shared, start};

@@ -6,12 +6,17 @@
 
 mod backend;
 mod budget;
+pub mod counters;
+mod ending;
+mod histogram;
 mod pool;
 mod slots;
 mod snapshot;
 
 pub use backend::{Backend, Lease};
 pub use budget::RetryBudget;
+pub use ending::Ending;
+pub use histogram::Histogram;
 pub use pool::{ConnectPolicy, Member, Pool, Rotation};
 pub use slots::{Slot, Slots};
 pub use snapshot::{Listener, Snapshot};
