@@ -24,6 +24,7 @@
 //! module. `balance/mod.rs` says what a strategy is, `config/model.rs` what can be configured,
 //! `health/mod.rs` what is known of a backend, `failover/mod.rs` who is active.
 
+pub mod admin;
 pub mod balance;
 pub mod cli;
 pub mod config;

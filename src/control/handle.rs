@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::event::Events;
 use crate::config::Problem;
+use crate::metrics::View;
 
 /// Requests that may wait for the controller; further ones wait to be sent.
 const WAITING: usize = 64;
@@ -240,6 +241,8 @@ pub(crate) enum Request {
     Reload(Reply<Changed>),
     /// The names of pools that have no backend in rotation.
     Unready(Reply<Vec<Arc<str>>>),
+    /// What there is to be measured.
+    Measures(Reply<View>),
 }
 
 /// Where an answer goes.
@@ -348,5 +351,14 @@ impl Handle {
     /// [`Error::Gone`].
     pub async fn unready(&self) -> Result<Vec<Arc<str>>, Error> {
         self.ask(Request::Unready).await
+    }
+
+    /// What there is to be measured.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`].
+    pub async fn measures(&self) -> Result<View, Error> {
+        self.ask(Request::Measures).await
     }
 }

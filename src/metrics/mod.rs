@@ -289,4 +289,4 @@ fn labelled(metric: Metric, values: &[&str]) -> prometheus::proto::Metric {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

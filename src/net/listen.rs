@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind,
@@ -18,6 +19,9 @@ use tokio::io::unix::AsyncFd;
 
 use super::addr::Address;
 use super::stream::{Stream, set_liveness};
+
+/// Connections that the kernel holds for a socket of our own, until they are accepted.
+const PRIVATE_BACKLOG: u32 = 128;
 
 /// Options of a listening socket; what a connection can inherit from it, it inherits.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +89,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 pub fn bind_all(address: &Address, shards: usize, options: &ListenOptions) -> io::Result<Bound> {
     match address {
         Address::Unix(path) => {
-            let sockets = vec![bind_unix(path, options)?];
+            let sockets = vec![bind_unix(path, options.backlog, None)?];
             Ok(Bound { address: address.clone(), sockets, path: SocketPath::of(path) })
         }
         Address::Tcp(wanted) => {
@@ -98,6 +102,16 @@ pub fn bind_all(address: &Address, shards: usize, options: &ListenOptions) -> io
             Ok(Bound { address: Address::Tcp(bound), sockets, path: None })
         }
     }
+}
+
+/// Binds `path` and listens on it, for the user of this process alone.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn bind_private(path: &Path) -> io::Result<Bound> {
+    let sockets = vec![bind_unix(path, PRIVATE_BACKLOG, Some(Mode::RUSR | Mode::WUSR))?];
+    Ok(Bound { address: Address::Unix(path.to_owned()), sockets, path: SocketPath::of(path) })
 }
 
 /// A bound and listening TCP socket. The first one of an address must find it free.
@@ -138,9 +152,13 @@ fn set_tcp_options(socket: &OwnedFd, options: &ListenOptions) -> io::Result<()> 
 }
 
 /// A bound and listening unix socket, in place of one that a process left behind.
-fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<OwnedFd> {
+fn bind_unix(path: &Path, backlog: u32, mode: Option<Mode>) -> io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    if let Some(mode) = mode {
+        // The file inherits the socket's mode, so at no moment may anybody else connect.
+        rustix::fs::fchmod(&socket, mode)?;
+    }
     let address = SocketAddrUnix::new(path)?;
     match bind(&socket, &address) {
         Err(Errno::ADDRINUSE) => {
@@ -149,7 +167,7 @@ fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<OwnedFd> {
         }
         done => done?,
     }
-    listen(&socket, i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    listen(&socket, i32::try_from(backlog).unwrap_or(i32::MAX))?;
     Ok(socket)
 }
 
