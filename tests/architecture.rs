@@ -15,7 +15,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("net", &[]),
     ("state", &["balance", "config", "health", "net"]),
     ("metrics", &["balance", "health", "net", "state"]),
-    ("log", &["config", "state"]),
+    ("log", &["config", "net", "state"]),
     (
         "control",
         &["balance", "config", "failover", "health", "log", "metrics", "net", "probe", "state"],
