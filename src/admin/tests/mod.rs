@@ -2,7 +2,9 @@
 
 mod abuse;
 mod api;
+mod browser;
 mod live;
+mod look;
 pub(crate) mod script;
 
 use std::net::SocketAddr;
@@ -43,7 +45,11 @@ impl Endpoint {
     }
 
     pub(crate) async fn with(world: Shared, options: Options) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(0, world, options).await
+    }
+
+    async fn at(port: u16, world: Shared, options: Options) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (handle, controller) = script::start(&world);
         let mut server = JoinSet::new();
