@@ -13,6 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("failover", &[]),
     ("health", &[]),
     ("net", &[]),
+    ("probe", &["config::model", "net"]),
     ("state", &["balance", "config", "health", "net"]),
     ("metrics", &["balance", "health", "net", "state"]),
     ("log", &["config", "net", "state"]),
@@ -21,8 +22,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["balance", "config", "failover", "health", "log", "metrics", "net", "probe", "state"],
     ),
     ("admin", &["config", "control::event", "control::handle", "metrics", "net", "state"]),
-    ("proxy", &["balance", "config::model", "net", "state"]),
-    ("process", &["balance", "config", "net", "proxy", "state"]),
+    ("proxy", &["balance", "config::model", "health", "net", "state"]),
+    ("process", &["balance", "config", "control", "net", "proxy", "state"]),
     ("cli", &["balance", "config", "log", "process"]),
 ];
 

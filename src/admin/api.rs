@@ -110,7 +110,9 @@ async fn read(
         Target::Connections => &["pool", "backend", "source"],
         Target::Explain => &["listener", "source", "sni"],
         // A monitoring system or a browser may add what it likes.
-        Target::Dashboard | Target::Metrics | Target::Live | Target::Ready => return plain(target, handle).await,
+        Target::Dashboard | Target::Metrics | Target::Live | Target::Ready => {
+            return plain(target, handle).await;
+        }
         _ => &[],
     };
     let mut query = query(head.uri.query().unwrap_or_default(), allowed)?;
@@ -154,7 +156,8 @@ async fn plain(target: &Target, handle: &Handle) -> Result<Response<Content>, Re
         }
         Target::Metrics => {
             let page = metrics::render(&handle.measures().await?);
-            let page = page.map_err(|e| refuse(500, format!("the metrics cannot be written: {e}")))?;
+            let page =
+                page.map_err(|e| refuse(500, format!("the metrics cannot be written: {e}")))?;
             Ok(text(metrics::CONTENT_TYPE, page))
         }
         _ => Ok(dashboard::page()),
@@ -234,7 +237,10 @@ impl Verb {
                 let Weight { weight } = parse(body)?;
                 let most = Backend::MAX_WEIGHT;
                 if weight > most {
-                    return Err(refuse(400, format!("weight: expected 0 to {most}, found {weight}")));
+                    return Err(refuse(
+                        400,
+                        format!("weight: expected 0 to {most}, found {weight}"),
+                    ));
                 }
                 Ok(Operation::Weight(weight))
             }
@@ -363,7 +369,8 @@ mod tests {
 
     #[test]
     fn what_is_nearly_a_path_is_none() {
-        for path in ["/api/v1/status/", "//livez", "/api/v1/pools", "/api", "/Metrics", "x", "/.."] {
+        for path in ["/api/v1/status/", "//livez", "/api/v1/pools", "/api", "/Metrics", "x", "/.."]
+        {
             assert_eq!(target(path).unwrap_err().status, 404, "{path}");
         }
     }
@@ -390,7 +397,8 @@ mod tests {
 
     #[test]
     fn a_weight_is_in_range() {
-        let weight = |body: &'static str| Verb::Weight.operation(&Bytes::from_static(body.as_bytes()));
+        let weight =
+            |body: &'static str| Verb::Weight.operation(&Bytes::from_static(body.as_bytes()));
         assert_eq!(weight(r#"{"weight":5}"#), Ok(Operation::Weight(5)));
         for wrong in ["", r#"{"weight":65536}"#, r#"{"weight":-1}"#, r#"{"weight":"5"}"#] {
             assert_eq!(weight(wrong).unwrap_err().status, 400, "{wrong}");

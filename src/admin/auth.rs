@@ -36,9 +36,11 @@ impl Token {
                 .to_owned());
         }
         if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("the token may hold printable ASCII characters alone, without spaces; for \
+            return Err(
+                "the token may hold printable ASCII characters alone, without spaces; for \
                         example the output of `openssl rand -hex 32`"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         Ok(Self(token.as_bytes().into()))
     }
@@ -89,9 +91,9 @@ impl Options {
     fn is_ours(&self, authority: &str) -> bool {
         let Some(host) = host_of(authority) else { return false };
         let is_ip = match host.strip_prefix('[') {
-            Some(rest) => rest
-                .strip_suffix(']')
-                .is_some_and(|ip| matches!(ip.parse(), Ok(IpAddr::V6(_)))),
+            Some(rest) => {
+                rest.strip_suffix(']').is_some_and(|ip| matches!(ip.parse(), Ok(IpAddr::V6(_))))
+            }
             None => matches!(host.parse(), Ok(IpAddr::V4(_))),
         };
         is_ip
@@ -263,7 +265,8 @@ mod tests {
         let lower = headers(&[("authorization", "bearer s3cret")]);
         assert!(options().check_token(&right, "/api/v1/status").is_ok());
         assert!(options().check_token(&lower, "/").is_ok());
-        for wrong in ["Bearer s3cre", "Bearer s3crets", "Bearer ", "Bearer", "Basic s3cret", "s3cret"]
+        for wrong in
+            ["Bearer s3cre", "Bearer s3crets", "Bearer ", "Bearer", "Basic s3cret", "s3cret"]
         {
             let wrong = headers(&[("authorization", wrong)]);
             let checked = options().check_token(&wrong, "/metrics");

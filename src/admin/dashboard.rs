@@ -13,10 +13,8 @@ const SCRIPT: &str = include_str!("dashboard.js");
 /// may come from, or go, elsewhere.
 pub(super) fn page() -> Response<Content> {
     let nonce = nonce();
-    let page = PAGE
-        .replace("{{nonce}}", &nonce)
-        .replace("{{style}}", STYLE)
-        .replace("{{script}}", SCRIPT);
+    let page =
+        PAGE.replace("{{nonce}}", &nonce).replace("{{style}}", STYLE).replace("{{script}}", SCRIPT);
     let mut response = text("text/html; charset=utf-8", page);
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -49,12 +49,14 @@ const OPTIONS: ListenOptions = ListenOptions {
 };
 
 impl Socket {
-    /// Takes over a listening socket that is bound to `address`. Must be called within a runtime.
+    /// Accepts from a listening socket that is bound to `address`: from a duplicate of its descriptor,
+    /// so that it can be handed on. Must be called within a runtime.
     ///
     /// # Errors
     ///
-    /// When the reactor cannot watch it.
-    pub fn new(fd: OwnedFd, address: &Address) -> io::Result<Self> {
+    /// Out of descriptors, or the reactor cannot watch it.
+    pub fn new(socket: impl AsFd, address: &Address) -> io::Result<Self> {
+        let fd = socket.as_fd().try_clone_to_owned()?;
         match address {
             Address::Tcp(_) => {
                 let listener = std::net::TcpListener::from(fd);

@@ -96,7 +96,8 @@ impl Client {
             None => variable("TIDEGATE_TOKEN"),
         };
         let token = token.map(|token| token.trim().to_owned());
-        if token.as_ref().is_some_and(|t| t.is_empty() || !t.bytes().all(|b| b.is_ascii_graphic())) {
+        if token.as_ref().is_some_and(|t| t.is_empty() || !t.bytes().all(|b| b.is_ascii_graphic()))
+        {
             return Err(Failure::wrong("the token is empty, or holds more than printable ASCII"));
         }
         let runtime = Builder::new_current_thread().enable_all().build();
@@ -145,8 +146,12 @@ impl Client {
             )))
         })?;
         if status.is_success() {
-            return serde_json::from_slice(&body)
-                .map_err(|_| Failure::failed(format!("{} is no admin endpoint of tidegate: its answer is no JSON", self.place())));
+            return serde_json::from_slice(&body).map_err(|_| {
+                Failure::failed(format!(
+                    "{} is no admin endpoint of tidegate: its answer is no JSON",
+                    self.place()
+                ))
+            });
         }
         Err(refused(status, &body))
     }
@@ -164,7 +169,8 @@ impl Client {
         let request = self.request(Method::GET, "/api/v1/events", None, Some(after))?;
         self.runtime.block_on(async {
             let mut connection = JoinSet::new();
-            let response = tokio::time::timeout(PATIENCE, self.send(request, &mut connection)).await;
+            let response =
+                tokio::time::timeout(PATIENCE, self.send(request, &mut connection)).await;
             let response = response.unwrap_or_else(|_| Err(self.broken("no answer")))?;
             let status = response.status();
             let mut body = response.into_body();
@@ -226,7 +232,8 @@ impl Client {
     ) -> Result<Response<Incoming>, Failure> {
         let sent = match &self.place {
             Place::Tcp(authority) => {
-                let stream = TcpStream::connect(authority).await.map_err(|e| self.unreachable(&e))?;
+                let stream =
+                    TcpStream::connect(authority).await.map_err(|e| self.unreachable(&e))?;
                 exchange(stream, request, connection).await
             }
             Place::Unix(path) => {

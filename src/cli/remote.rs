@@ -119,12 +119,16 @@ fn parse_target(text: &str) -> Result<Target, String> {
         Some((pool, backend)) if !pool.is_empty() && !backend.is_empty() => {
             Ok(Target { pool: pool.to_owned(), backend: backend.to_owned() })
         }
-        _ => Err("expected POOL/BACKEND, for example app/app-1 (`tidegate status` lists them)".into()),
+        _ => {
+            Err("expected POOL/BACKEND, for example app/app-1 (`tidegate status` lists them)"
+                .into())
+        }
     }
 }
 
 fn check_duration(text: &str) -> Result<String, String> {
-    let wrong = |hint: String| format!("expected a duration such as 90s or 10m{}{hint}", gap(&hint));
+    let wrong =
+        |hint: String| format!("expected a duration such as 90s or 10m{}{hint}", gap(&hint));
     parse_duration(text).map(|_| text.to_owned()).map_err(wrong)
 }
 
@@ -399,7 +403,8 @@ fn explained(answer: &Value, style: Style) -> String {
         Some(route) => format!("route {route}"),
         None => "no route".to_owned(),
     };
-    let way = format!("listener {}, {route}, pool {}", text(&answer["listener"]), text(&answer["pool"]));
+    let way =
+        format!("listener {}, {route}, pool {}", text(&answer["listener"]), text(&answer["pool"]));
     let mut table = Table::new(&["BACKEND", "USABLE", "REASON"]);
     for candidate in answer["candidates"].as_array().into_iter().flatten() {
         table.row(vec![
@@ -508,7 +513,8 @@ pub(super) fn story(event: &Value) -> String {
     }
     for problem in event["problems"].as_array().into_iter().flatten() {
         let (line, column) = (&problem["line"], &problem["column"]);
-        let [path, message] = ["path", "message"].map(|key| problem[key].as_str().unwrap_or_default());
+        let [path, message] =
+            ["path", "message"].map(|key| problem[key].as_str().unwrap_or_default());
         story += &format!("; {line}:{column}: {path}: {message}");
     }
     story

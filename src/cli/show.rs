@@ -266,7 +266,10 @@ mod tests {
 
     #[test]
     fn what_came_over_the_wire_cannot_command_a_terminal() {
-        assert_eq!(safe("a\u{1b}[2J\r\n\u{202e}\u{9b}\u{7f}é"), r"a\u{1b}[2J\u{d}\u{a}\u{202e}\u{9b}\u{7f}é");
+        assert_eq!(
+            safe("a\u{1b}[2J\r\n\u{202e}\u{9b}\u{7f}é"),
+            r"a\u{1b}[2J\u{d}\u{a}\u{202e}\u{9b}\u{7f}é"
+        );
         let value = serde_json::json!({ "a": "\u{1b}\u{9b}\u{202e}\u{7f}😀" });
         let shown = json(&value);
         assert!(shown.chars().all(|c| c == '\n' || is_safe(c)), "{shown}");
@@ -281,10 +284,7 @@ mod tests {
             Cell::new("12"),
             Cell::new("a reason that is much too long"),
         ]);
-        assert_eq!(
-            table.render(NARROW),
-            "NAME    N  REASON\napp-1  12  a reason that is m…\n"
-        );
+        assert_eq!(table.render(NARROW), "NAME    N  REASON\napp-1  12  a reason that is m…\n");
         let wide = Style { width: None, is_colored: false };
         assert!(table.render(wide).ends_with("much too long\n"));
     }
@@ -299,7 +299,10 @@ mod tests {
 
     #[test]
     fn numbers_as_people_read_them() {
-        assert_eq!([0, 999, 1000, 1536, 123 << 20].map(bytes), ["0 B", "999 B", "1.0 KiB", "1.5 KiB", "123 MiB"]);
+        assert_eq!(
+            [0, 999, 1000, 1536, 123 << 20].map(bytes),
+            ["0 B", "999 B", "1.0 KiB", "1.5 KiB", "123 MiB"]
+        );
         assert_eq!([0, 59, 61, 3_660, 93_784].map(span), ["0s", "59s", "1m 1s", "1h 1m", "1d 2h"]);
     }
 }

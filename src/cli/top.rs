@@ -123,9 +123,8 @@ fn carry_out(client: &Client, what: &Ask) -> Result<Value, Failure> {
         Ask::Drain(_, backend) => {
             client.post(&format!("/api/v1/pools/{pool}/backends/{}/drain", part(backend)), &nothing)
         }
-        Ask::Enable(_, backend) => {
-            client.post(&format!("/api/v1/pools/{pool}/backends/{}/enable", part(backend)), &nothing)
-        }
+        Ask::Enable(_, backend) => client
+            .post(&format!("/api/v1/pools/{pool}/backends/{}/enable", part(backend)), &nothing),
         Ask::Failover(_, backend) => {
             client.post(&format!("/api/v1/pools/{pool}/failover"), &json!({ "backend": backend }))
         }

@@ -1,12 +1,14 @@
 //! What happened, for people and programs: a ring of the last events, and a feed of new ones.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use serde::Serialize;
 use tokio::sync::broadcast;
 
+use crate::config::{Changes, Names, Problem};
 use crate::failover::Report;
 
 /// Events that are kept.
@@ -20,7 +22,7 @@ pub enum Kind {
     Evicted,
     /// A backend is usable again.
     Reinstated,
-    /// The active role of a hot-standby pool has moved, or the priority in use of another pool.
+    /// The active role of a hot-standby pool has moved: the report of it.
     Takeover,
     /// An operator drains a backend.
     Draining,
@@ -125,12 +127,12 @@ pub enum More {
     /// What a reload has changed, as the API answers it.
     Reloaded {
         /// By listeners, pools and backends.
-        changed: Box<serde_json::Value>,
+        changed: Box<Changes>,
     },
     /// Why a configuration was refused.
     Refused {
         /// Each with line, column, path and message.
-        problems: Box<serde_json::Value>,
+        problems: Vec<Problem>,
     },
     /// A run of a recovery action.
     Recovery {
@@ -153,6 +155,54 @@ pub enum More {
         /// Those that went.
         removed: Vec<Arc<str>>,
     },
+}
+
+/// In a line of the log.
+impl fmt::Display for More {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing {} => Ok(()),
+            Self::State { from, to } => write!(f, "{from} -> {to}"),
+            Self::Weight { weight } => write!(f, "weight {weight}"),
+            Self::Takeover(report) => report.fmt(f),
+            Self::Recovery { event, action, result, attempt, duration_ms } => {
+                write!(f, "on_{event} {result}")?;
+                match attempt {
+                    0 => Ok(()),
+                    attempt => write!(f, " (attempt {attempt}, {duration_ms} ms): {action}"),
+                }
+            }
+            Self::Resolved { added, removed } => {
+                write!(f, "added [{}], removed [{}]", added.join(", "), removed.join(", "))
+            }
+            Self::Reloaded { changed } => {
+                let told = [
+                    ("listeners", &changed.listeners),
+                    ("pools", &changed.pools),
+                    ("backends", &changed.backends),
+                ];
+                for (what, Names { added, removed, changed }) in told {
+                    let counts = (added.len(), removed.len(), changed.len());
+                    write!(f, "{what} +{} -{} ~{} ", counts.0, counts.1, counts.2)?;
+                }
+                Ok(())
+            }
+            Self::Refused { problems } => write!(f, "{} problems", problems.len()),
+        }
+    }
+}
+
+impl fmt::Display for TakeoverMore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, to, detection_ms, takeover_ms, retried, cut, lost } = self;
+        let from = from.as_deref().unwrap_or("nobody");
+        write!(f, "{from} -> {to}: detected in {detection_ms} ms, ")?;
+        match takeover_ms {
+            Some(ms) => write!(f, "first connection after {ms} ms, ")?,
+            None => f.write_str("no connection yet, ")?,
+        }
+        write!(f, "{retried} retried, {cut} cut, {lost} lost")
+    }
 }
 
 /// A takeover report without what the event says already.

@@ -176,7 +176,8 @@ mod tests {
         let written = include_str!("../../docs/metrics.md");
         // After a change: TIDEGATE_WRITE_DOCS=1 cargo test --lib metrics
         if std::env::var_os("TIDEGATE_WRITE_DOCS").is_some() {
-            std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md"), page()).unwrap();
+            std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md"), page())
+                .unwrap();
         } else {
             assert!(written == page(), "docs/metrics.md is not what the table says");
         }

@@ -195,10 +195,9 @@ impl Page {
 
     fn add_backends(&mut self, pools: &[PoolView]) {
         let all = || pools.iter().flat_map(|p| p.backends.iter().map(move |b| (&*p.name, b)));
-        let one = |read: fn(&BackendView) -> u64| {
-            all().map(move |(pool, b)| ([pool, &*b.name], read(b)))
-        };
-        self.add(catalog::BACKEND_CONNECTIONS, one(|b| b.counters.connections()));
+        let one =
+            |read: fn(&BackendView) -> u64| all().map(move |(pool, b)| ([pool, &*b.name], read(b)));
+        self.add(catalog::BACKEND_CONNECTIONS, one(|b| b.totals.connections()));
         self.add(catalog::BACKEND_ACTIVE, one(|b| b.load.open().into()));
         self.add(catalog::IN_ROTATION, one(|b| b.in_rotation.into()));
         let bytes = all().flat_map(|(pool, b)| {
@@ -215,10 +214,9 @@ impl Page {
             counts.map(move |(reason, count)| ([pool, &*b.name, reason], count))
         });
         self.add(catalog::CONNECT_FAILURES, failures);
-        for (metric, turn) in [
-            (catalog::EVICTIONS, Turn::Evicted),
-            (catalog::REINSTATEMENTS, Turn::Reinstated),
-        ] {
+        for (metric, turn) in
+            [(catalog::EVICTIONS, Turn::Evicted), (catalog::REINSTATEMENTS, Turn::Reinstated)]
+        {
             let turns = all().flat_map(move |(pool, b)| {
                 let counts = CAUSES.into_iter().zip(b.counters.turns(turn));
                 counts.map(move |(cause, count)| ([pool, &*b.name, cause.as_str()], count))

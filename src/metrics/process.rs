@@ -20,7 +20,8 @@ impl Process {
     pub(super) fn read() -> Option<Self> {
         let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
         let boot = std::fs::read_to_string("/proc/stat").ok()?;
-        let boot = boot.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+        let boot =
+            boot.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
         let mut process = Self::parse(&stat, boot, clock_ticks_per_second() as f64)?;
         process.resident_bytes *= page_size() as f64;
         process.open_fds = std::fs::read_dir("/proc/self/fd").ok()?.count() as f64;

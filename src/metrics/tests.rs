@@ -50,7 +50,7 @@ fn live_numbers_are_read_when_asked_for() {
     (0..3).for_each(|_| listener.accept());
     listener.end(Ending::NoBackend, Duration::from_millis(20));
     let app = &view.pools[1].backends[0];
-    app.counters.connect();
+    crate::net::relay::Meter::new(0).count_into(&app.totals);
     app.counters.fail(ConnectError::Refused);
     app.counters.turn(Turn::Evicted, Cause::Probe);
     app.counters.check(CheckResult::Pass);

@@ -11,12 +11,8 @@
 mod accept;
 mod connect;
 mod connection;
-mod ending {
-    // In `state`, because the metrics count by it.
-    pub(super) use crate::state::Ending;
-}
+mod judge;
 mod worker;
 
 pub use accept::Socket;
-pub use crate::state::Ending;
-pub use worker::{Alive, Fleet, Order, Shared, start};
+pub use worker::{Alive, Fleet, Inbox, Order, Shared, start};

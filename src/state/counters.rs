@@ -176,7 +176,6 @@ pub struct BackendCounters {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct BackendData {
-    connections: Counter,
     failures: [Counter; CONNECT_FAILURES.len()],
 }
 
@@ -190,11 +189,6 @@ struct BackendControl {
 }
 
 impl BackendCounters {
-    /// Counts a connection that was established.
-    pub fn connect(&self) {
-        self.data.connections.add();
-    }
-
     /// Counts an attempt that failed. One that failed for want of something on this host is not the
     /// backend's, and is not counted.
     pub fn fail(&self, error: ConnectError) {
@@ -221,12 +215,6 @@ impl BackendCounters {
     /// Counts a check.
     pub fn check(&self, result: CheckResult) {
         self.control.checks[result as usize].add();
-    }
-
-    /// Connections established so far.
-    #[must_use]
-    pub fn connections(&self) -> u64 {
-        self.data.connections.get()
     }
 
     /// Failed attempts by reason, in the order of [`CONNECT_FAILURES`].

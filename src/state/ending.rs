@@ -42,11 +42,11 @@ pub enum Ending {
     LocalError,
     /// Every backend was at its `max_connections`.
     QueueFull,
-    /// It waited for a slot as long as `queue.timeout`.
+    /// No new active backend came within the time that connections wait for one.
     QueueTimeout,
     /// Its backend was evicted, and `evicted_connections` says `close`.
     Evicted,
-    /// Its backend lost the active role, and `demotion` says `close`.
+    /// Its backend has lost the active role, and `failover.demotion` says `close`.
     Demoted,
     /// An operator closed it, or disabled its backend.
     Killed,

@@ -24,11 +24,8 @@ async fn a_head_that_does_not_come_ends_the_connection_after_five_seconds() {
     slow.write_all(b"GET /livez HTTP/1.1\r\nHost: local").await.unwrap();
     let mut idle = endpoint.connect().await;
     idle.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-    let ended = tokio::join!(
-        until_closed(&mut silent),
-        until_closed(&mut slow),
-        until_closed(&mut idle)
-    );
+    let ended =
+        tokio::join!(until_closed(&mut silent), until_closed(&mut slow), until_closed(&mut idle));
     for took in [ended.0, ended.1, ended.2] {
         assert!(took > Duration::from_secs(4) && took < Duration::from_secs(8), "{took:?}");
     }

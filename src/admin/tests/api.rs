@@ -229,9 +229,9 @@ async fn a_unix_socket_is_for_its_user_alone_and_answers_the_same() {
     use crate::net::addr::Address;
 
     let path = std::env::temp_dir().join(format!("tidegate-admin-{}.sock", std::process::id()));
-    let mut bound = bind(&Address::Unix(path.clone())).unwrap();
+    let bound = bind(&Address::Unix(path.clone())).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    let socket = Socket::new(bound.sockets.remove(0), &bound.address).unwrap();
+    let socket = Socket::new(&bound.sockets[0], &bound.address).unwrap();
     let (handle, _controller) = start(&World::new(1));
     let mut server = tokio::task::JoinSet::new();
     server.spawn(serve(socket, handle, Options::default()));

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use tokio::task::JoinSet;
 
+use crate::config::{Changes, Names};
 use crate::control::event::{Events, Kind, More, News, TakeoverMore};
 use crate::control::handle::{
-    BackendStatus, Changed, ConnectionStatus, Error, ExplainedCandidate, Explanation, Handle,
-    ListenerStatus, Names, Operation, PoolStatus, Request, Status,
+    BackendStatus, ConnectionStatus, Error, ExplainedCandidate, Explanation, Handle,
+    ListenerStatus, Operation, PoolStatus, Request, Status,
 };
 use crate::metrics;
 
@@ -123,7 +125,9 @@ impl World {
         let (kind, cause) = match state {
             "draining" => (Kind::Draining, "operator"),
             "disabled" => (Kind::Disabled, "operator"),
-            "healthy" if before == "draining" || before == "disabled" => (Kind::Enabled, "operator"),
+            "healthy" if before == "draining" || before == "disabled" => {
+                (Kind::Enabled, "operator")
+            }
             "healthy" => (Kind::Reinstated, "probe"),
             "ejected" => (Kind::Evicted, "outlier"),
             _ => (Kind::Evicted, "probe"),
@@ -187,13 +191,13 @@ impl World {
         Ok(pool)
     }
 
-    fn reload(&mut self) -> Result<Changed, Error> {
+    fn reload(&mut self) -> Result<Changes, Error> {
         self.asked.push("reload".to_owned());
         if !self.problems.is_empty() {
             return Err(Error::Problems(self.problems.clone()));
         }
         let backends = Names { added: vec!["app/app-9".to_owned()], ..Names::default() };
-        Ok(Changed { backends, ..Changed::default() })
+        Ok(Changes { backends, ..Changes::default() })
     }
 
     fn explain(&self, listener: &str) -> Result<Explanation, Error> {
@@ -253,7 +257,12 @@ impl World {
 
 /// Starts the controller, which ends with the set.
 pub(crate) fn start(world: &Shared) -> (Handle, JoinSet<()>) {
-    let (handle, mut inbox) = Handle::new(world.lock().unwrap().events.clone());
+    let one = ["127.0.0.1:0".to_owned()];
+    let other = ["127.0.0.1:1".to_owned()];
+    let registry = crate::balance::Registry::default();
+    let config = crate::config::one_shot(&one, &other, None, &registry).unwrap();
+    let events = world.lock().unwrap().events.clone();
+    let (handle, mut inbox) = Handle::new(events, Arc::new(ArcSwap::from_pointee(config)));
     let world = Arc::clone(world);
     let mut task = JoinSet::new();
     task.spawn(async move {

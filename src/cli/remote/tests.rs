@@ -51,7 +51,10 @@ fn status_shows_every_pool_and_backend() {
     let shown = run(&place, "status").unwrap();
     assert!(shown.starts_with("tidegate "), "{shown}");
     assert!(shown.contains("pool app: least_connections, 2 of 3 in rotation\n"), "{shown}");
-    assert!(shown.contains("pool db: hot_standby, 1 of 2 in rotation, db-1 is active\n"), "{shown}");
+    assert!(
+        shown.contains("pool db: hot_standby, 1 of 2 in rotation, db-1 is active\n"),
+        "{shown}"
+    );
     let row = shown.lines().find(|line| line.starts_with("app-2")).unwrap();
     let words: Vec<_> = row.split_whitespace().collect();
     assert_eq!(words[1..3], ["unhealthy", "no"]);
@@ -76,16 +79,24 @@ fn a_word_about_a_backend_reaches_it() {
         let shown = run(&place, line).unwrap();
         assert!(shown.contains(said), "{line}: {shown}");
     }
-    assert_eq!(world.lock().unwrap().asked, [
-        "Drain app/app-1",
-        "Enable app/app-1",
-        "Disable app/app-1",
-        "Weight(7) app/app-2",
-        "Kill { idle: Some(600s) } app/app-2",
-        "reload",
-    ]);
+    assert_eq!(
+        world.lock().unwrap().asked,
+        [
+            "Drain app/app-1",
+            "Enable app/app-1",
+            "Disable app/app-1",
+            "Weight(7) app/app-2",
+            "Kill { idle: Some(600s) } app/app-2",
+            "reload",
+        ]
+    );
     let events = run(&place, "events").unwrap();
-    assert!(events.contains("db-1 → db-2, detected in 0 ms, taken over in 14 ms; 3 retried, 12 cut, 0 lost"), "{events}");
+    assert!(
+        events.contains(
+            "db-1 → db-2, detected in 0 ms, taken over in 14 ms; 3 retried, 12 cut, 0 lost"
+        ),
+        "{events}"
+    );
 }
 
 #[test]
@@ -94,7 +105,12 @@ fn explain_names_the_pick_and_why_the_others_are_out() {
     world.lock().unwrap().set("app", "app-1", "ejected", "3 connects refused");
     let shown = run(&place, "explain --listener web --source 192.0.2.7").unwrap();
     assert!(shown.contains("no      ejected: 3 connects refused"), "{shown}");
-    assert!(shown.ends_with("pick: app-2: least_connections: the fewest open connections for its weight\n"), "{shown}");
+    assert!(
+        shown.ends_with(
+            "pick: app-2: least_connections: the fewest open connections for its weight\n"
+        ),
+        "{shown}"
+    );
 }
 
 #[test]

@@ -156,7 +156,8 @@ impl Screen {
             'e' => Some(Ask::Enable(name, backend)),
             _ if pool.active.is_some() => Some(Ask::Failover(name, backend)),
             _ => {
-                self.notice = (format!("pool {name} is no hot standby: it has no active role"), true);
+                self.notice =
+                    (format!("pool {name} is no hot standby: it has no active role"), true);
                 None
             }
         }
@@ -209,7 +210,12 @@ impl Screen {
             )),
         ]);
         let listeners = self.whole.listeners.iter().map(|l| {
-            format!("{} {} open, {} in all", safe(&l.name), l.connections_active, l.connections_total)
+            format!(
+                "{} {} open, {} in all",
+                safe(&l.name),
+                l.connections_active,
+                l.connections_total
+            )
         });
         let second = match &self.lost {
             Some(why) => Line::styled(safe(why).into_owned(), self.paint(Some(Color::Bad))),
@@ -233,16 +239,19 @@ impl Screen {
             }
         }
         let head = ["  BACKEND", "STATE", "OPEN", "CONN/S", "IN/S", "OUT/S", "SINCE", "REASON"];
-        let table = Table::new(rows, [
-            Constraint::Length(20),
-            Constraint::Length(9),
-            Constraint::Length(6),
-            Constraint::Length(8),
-            Constraint::Length(9),
-            Constraint::Length(9),
-            Constraint::Length(14),
-            Constraint::Fill(1),
-        ])
+        let table = Table::new(
+            rows,
+            [
+                Constraint::Length(20),
+                Constraint::Length(9),
+                Constraint::Length(6),
+                Constraint::Length(8),
+                Constraint::Length(9),
+                Constraint::Length(9),
+                Constraint::Length(14),
+                Constraint::Fill(1),
+            ],
+        )
         .header(Row::new(head).style(self.paint(Some(Color::Head))))
         .row_highlight_style(Style::default().add_modifier(Modifier::REVERSED));
         let mut state = TableState::default().with_selected(Some(selected));
@@ -295,7 +304,9 @@ impl Screen {
     fn foot(&self) -> Line<'_> {
         let (notice, is_bad) = &self.notice;
         if notice.is_empty() {
-            return Line::raw("↑ ↓ select   d drain   e enable   f make active   q quit   + in rotation   * active");
+            return Line::raw(
+                "↑ ↓ select   d drain   e enable   f make active   q quit   + in rotation   * active",
+            );
         }
         let color = if *is_bad { Some(Color::Bad) } else { None };
         Line::styled(safe(notice).into_owned(), self.paint(color))
@@ -306,12 +317,8 @@ impl Screen {
         let whole = frame.area();
         let width = u16::try_from(text.len() + 6).unwrap_or(u16::MAX).max(34).min(whole.width);
         let height = 5.min(whole.height);
-        let area = Rect {
-            x: (whole.width - width) / 2,
-            y: (whole.height - height) / 2,
-            width,
-            height,
-        };
+        let area =
+            Rect { x: (whole.width - width) / 2, y: (whole.height - height) / 2, width, height };
         let lines = vec![Line::raw(text), Line::raw(""), Line::raw("y: yes   any other key: no")];
         frame.render_widget(Clear, area);
         let block = Block::new().borders(Borders::ALL).title(" sure? ");
@@ -330,7 +337,9 @@ fn per_second(rate: f64) -> String {
 fn rates(before: &Whole, after: &Whole, seconds: f64) -> Rates {
     let mut rates = Rates::new();
     for pool in &after.pools {
-        let Some(old_pool) = before.pools.iter().find(|old| old.name == pool.name) else { continue };
+        let Some(old_pool) = before.pools.iter().find(|old| old.name == pool.name) else {
+            continue;
+        };
         for node in &pool.backends {
             let old = old_pool.backends.iter().find(|old| old.name == node.name);
             let Some(old) = old.filter(|_| seconds > 0.0) else { continue };

@@ -1,6 +1,6 @@
 use std::io::Write;
-use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::mpsc;
+use std::time::Instant;
 
 use proptest::prelude::*;
 
@@ -80,12 +80,9 @@ fn what_came_from_the_wire_is_escaped() {
 #[test]
 fn in_text_a_value_cannot_pass_for_another_field() {
     let mut record = record();
-    for (sni, shown) in [
-        ("x end=killed", "\"x end=killed\""),
-        ("x=y", "\"x=y\""),
-        ("", "\"\""),
-        ("-", "\"-\""),
-    ] {
+    for (sni, shown) in
+        [("x end=killed", "\"x end=killed\""), ("x=y", "\"x=y\""), ("", "\"\""), ("-", "\"-\"")]
+    {
         record.sni = Some(sni.as_bytes().into());
         assert!(written(&record, text).ends_with(&format!("sni={shown}\n")), "{sni}");
     }
@@ -108,19 +105,19 @@ proptest! {
 
 /// A sink that passes on what it is given once it may.
 struct Gate {
-    open: mpsc::Receiver<()>,
+    open: Receiver<()>,
     to: mpsc::Sender<Vec<u8>>,
 }
 
 impl Write for Gate {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // Whoever drops the other end opens it for good.
         let _ = self.open.recv();
-        self.to.send(bytes.to_vec()).map_err(std::io::Error::other)?;
+        self.to.send(bytes.to_vec()).map_err(io::Error::other)?;
         Ok(bytes.len())
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -155,9 +152,8 @@ fn a_file_that_was_renamed_is_made_anew_on_request() {
     let counters = Arc::<ProcessCounters>::default();
     let destination = Destination::File(path.clone());
     let log = AccessLog::start(destination, LogFormat::Text, counters).unwrap();
-    let lines = |path: &std::path::Path| {
-        std::fs::read_to_string(path).unwrap_or_default().lines().count()
-    };
+    let lines =
+        |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_default().lines().count();
     let wait = |what: &dyn Fn() -> bool| {
         let start = Instant::now();
         while !what() {

@@ -132,7 +132,10 @@ impl Writer {
             self.tell(|lost| warn!(%error, lost, "lines of the access log are lost"));
         } else if self.counters.access_lines_dropped.get() > self.dropped_told {
             self.tell(|lost| {
-                warn!(lost, "lines of the access log were dropped: they are not written fast enough");
+                warn!(
+                    lost,
+                    "lines of the access log were dropped: they are not written fast enough"
+                );
             });
         }
         self.buffer.clear();
