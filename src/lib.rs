@@ -26,6 +26,7 @@
 //! `health/mod.rs` what is known of a backend, `failover/mod.rs` who is active, `probe/mod.rs` how it is
 //! checked, `control/recovery.rs` how it is repaired.
 
+pub mod admin;
 pub mod balance;
 pub mod cli;
 pub mod config;
@@ -33,6 +34,7 @@ pub mod control;
 pub mod failover;
 pub mod health;
 pub mod log;
+pub mod metrics;
 pub mod net;
 pub mod probe;
 pub mod process;

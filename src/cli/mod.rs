@@ -1,9 +1,14 @@
 //! The commands of the binary: what is typed, what is printed, the exit code.
 
 mod check;
+mod client;
 mod demo;
 mod drill;
+mod pages;
+mod remote;
 mod run;
+mod show;
+mod top;
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -47,6 +52,32 @@ enum Command {
     /// The recovery action of the drill
     #[command(hide = true)]
     DemoRestart(drill::RestartArguments),
+    /// Pools and backends of a running instance, as a table
+    Status(remote::Status),
+    /// The same, live, in the terminal
+    Top(top::Arguments),
+    /// Take a backend out of rotation; its open connections go on
+    Drain(remote::Backend),
+    /// Put a backend back into use
+    Enable(remote::Backend),
+    /// Take a backend out of use and close its connections
+    Disable(remote::Backend),
+    /// Give a backend another share of new connections
+    Weight(remote::Weight),
+    /// Move the active role of a hot-standby pool now
+    Failover(remote::Failover),
+    /// Close the connections of a backend
+    Kill(remote::Kill),
+    /// Evictions, reinstatements, takeovers, reloads, with their reasons
+    Events(remote::Events),
+    /// What would be chosen now, and why
+    Explain(remote::Explain),
+    /// Ask a running instance to read its file again
+    Reload(remote::Common),
+    /// Print a script that completes commands, for a shell
+    Completions(pages::Completions),
+    /// Print the manual page
+    Man(pages::Man),
 }
 
 /// Which configuration.
@@ -91,6 +122,19 @@ pub fn main() -> ExitCode {
         Command::Schema(arguments) => check::schema(&arguments, &registry),
         Command::DemoNode(arguments) => drill::serve(arguments),
         Command::DemoRestart(arguments) => drill::restart(&arguments),
+        Command::Status(arguments) => remote::finish(arguments.run()),
+        Command::Top(arguments) => remote::finish(arguments.run()),
+        Command::Drain(arguments) => remote::finish(arguments.run("drain")),
+        Command::Enable(arguments) => remote::finish(arguments.run("enable")),
+        Command::Disable(arguments) => remote::finish(arguments.run("disable")),
+        Command::Weight(arguments) => remote::finish(arguments.run()),
+        Command::Failover(arguments) => remote::finish(arguments.run()),
+        Command::Kill(arguments) => remote::finish(arguments.run()),
+        Command::Events(arguments) => arguments.run(),
+        Command::Explain(arguments) => remote::finish(arguments.run()),
+        Command::Reload(arguments) => remote::finish(remote::reload(&arguments)),
+        Command::Completions(arguments) => print(&arguments.run()),
+        Command::Man(arguments) => remote::finish(arguments.run()),
     };
     code.map_or_else(ExitCode::from, |()| ExitCode::SUCCESS)
 }

@@ -21,6 +21,9 @@ impl Controller {
     pub(super) async fn answer(&mut self, request: Request) {
         // Who has asked may have gone: then nobody is told.
         match request {
+            Request::Status(reply) => drop(reply.send(Ok(self.status()))),
+            Request::Measures(reply) => drop(reply.send(Ok(self.measures()))),
+            Request::Explain(question, reply) => drop(reply.send(self.explain(&question))),
             Request::Pool(name, reply) => {
                 let _ = reply.send(self.pool_called(&name).map(|index| self.pool_status(index)));
             }
@@ -130,7 +133,7 @@ impl Controller {
         Ok(self.pool_status(index))
     }
 
-    fn pool_status(&self, index: usize) -> PoolStatus {
+    pub(super) fn pool_status(&self, index: usize) -> PoolStatus {
         let at = self.now();
         let pool = &self.pools[index];
         let nodes = &pool.keeper.nodes;
@@ -143,7 +146,7 @@ impl Controller {
     }
 }
 
-fn backend_status(pool: &Controlled, node: &Node, at: Tick) -> BackendStatus {
+pub(super) fn backend_status(pool: &Controlled, node: &Node, at: Tick) -> BackendStatus {
     let state = node.health.state();
     let live = pool.backings.get(&node.id).map(|backing| &backing.backend);
     let age = Duration::from_millis(node.health.age(at));

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::debug;
@@ -15,6 +16,7 @@ use crate::failover::Id;
 use crate::health::{Answer, Checking, Event, Fire, Judged, Tick, Timing, Trouble, judge, next};
 use crate::net::clock::Clock;
 use crate::probe::{self, Outcome, Probe, Roots};
+use crate::state::counters::CheckResult;
 
 /// How often it is looked how late this process runs, while checks are under way.
 const BEAT: Tick = 50;
@@ -85,7 +87,7 @@ impl Checks {
         let lag = Rc::clone(&self.lag);
         tokio::task::spawn_local(async move {
             let (started, lag_before) = (clock.exact(), lag.get());
-            let timeout = std::time::Duration::from_millis(check.policy.timeout);
+            let timeout = Duration::from_millis(check.policy.timeout);
             let outcome = probe::check(&*check.probe, &check.target, timeout).await;
             let lag = lag.get() - lag_before;
             let timing = Timing { due: check.due, started, ended: clock.exact(), lag };
@@ -157,6 +159,15 @@ impl Controller {
         let checks = pool.keeper.settings.health.checks;
         let Some(policy) = checks.or(trial.map(|_| CONNECT)) else { return };
         let result = judged(outcome, &timing, &policy);
+        if let Some(backing) = pool.backings.get(&id) {
+            backing.backend.counters.check(match result {
+                Judged::Pass => CheckResult::Pass,
+                Judged::Fail(_) => CheckResult::Fail,
+                Judged::Unjudged => CheckResult::Unjudged,
+            });
+            let took = timing.ended.saturating_sub(timing.started);
+            pool.pool.live.counters.checks.record(Duration::from_millis(took));
+        }
         if let Judged::Fail(how) = &result {
             let name = pool.name_of(id);
             debug!(pool = %pool.name(), backend = name.as_deref(), %how, "check failed");

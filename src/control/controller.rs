@@ -33,6 +33,7 @@ use crate::health::{Event, Operator, Saved, Tick, may_eject};
 use crate::net::clock::Clock;
 use crate::net::dial::EphemeralPorts;
 use crate::probe::{self, Roots};
+use crate::state::counters::ProcessCounters;
 use crate::state::{Asked, Backend, Pool, Report, Snapshot, Threads};
 
 /// Reports that are heard in a row before the pools are looked at.
@@ -89,6 +90,7 @@ pub(super) struct Controller {
     pub(super) loaded: UnboundedSender<Loaded>,
     pub(super) threads: Threads,
     pub(super) events: Events,
+    pub(super) counters: Arc<ProcessCounters>,
     pub(super) pools: Vec<Controlled>,
     /// The pool of each backend, by their numbers.
     pub(super) homes: HashMap<Id, u32>,
@@ -142,6 +144,7 @@ impl Controller {
             loaded,
             threads,
             events,
+            counters: Arc::default(),
             pools: Vec::new(),
             homes: HashMap::new(),
             timers: Timers::default(),
@@ -478,6 +481,11 @@ fn log(event: &Told) {
 #[expect(clippy::disallowed_methods, reason = "shown to people, and compared across restarts only")]
 pub(super) fn wall() -> SystemTime {
     SystemTime::now()
+}
+
+/// The same in seconds since the Unix epoch.
+pub(super) fn unix_seconds() -> u64 {
+    unix_ms() / 1000
 }
 
 /// The same in milliseconds since the Unix epoch.

@@ -1,6 +1,7 @@
 //! What follows from a change: events, actions, the fence of a takeover, demotions, reports.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -48,6 +49,9 @@ impl Controller {
         // What failed before counts for nothing in the new state.
         backing.backend.streak.end();
         backing.first_sign = change.first_sign;
+        if let Some(turn) = change.turn {
+            backing.backend.counters.turn(turn, change.cause);
+        }
         let kind = match (change.cause, change.turn) {
             (Cause::Operator, _) => Some(operator_kind(operator)),
             (_, Some(Turn::Evicted)) => Some(Kind::Evicted),
@@ -283,6 +287,11 @@ impl Controller {
         let pool = &mut self.pools[index];
         let Some(takeover) = pool.takeover.take() else { return };
         let report = takeover.report(&pool.pool.live, at);
+        let counters = &pool.pool.live.counters;
+        counters.takeovers.add();
+        if let Some(took) = report.takeover_ms {
+            counters.takeover.record(Duration::from_millis(took));
+        }
         self.tell(News {
             kind: Kind::Takeover,
             pool: Some(report.pool.as_str().into()),
@@ -333,6 +342,7 @@ impl Controller {
             Whose::Pool(_) => None,
         };
         let pool = &mut self.pools[index];
+        pool.pool.live.counters.act(event, ended.result.as_str());
         let backend = id.and_then(|id| pool.name_of(id));
         let news = News {
             kind: Kind::Recovery,

@@ -15,6 +15,7 @@ use super::event::Events;
 use crate::config::model::Config;
 use crate::config::{Changes, Problem};
 use crate::health::Saved;
+use crate::metrics::View;
 
 /// Requests that may wait for the controller; further ones wait to be sent.
 const WAITING: usize = 64;
@@ -203,6 +204,7 @@ pub struct ExplainedCandidate {
 /// One request to the controller, with where the answer goes.
 #[derive(Debug)]
 pub(crate) enum Request {
+    Status(Reply<Status>),
     Pool(String, Reply<PoolStatus>),
     Operate {
         pool: String,
@@ -216,11 +218,14 @@ pub(crate) enum Request {
         reply: Reply<PoolStatus>,
     },
     Connections(Filter, Reply<Vec<ConnectionStatus>>),
+    Explain(Explain, Reply<Explanation>),
     Reload(Reply<Changes>),
     /// What is to survive.
     Saved(Reply<Saved>),
     /// The names of pools that have no backend in rotation.
     Unready(Reply<Vec<Arc<str>>>),
+    /// What there is to be measured.
+    Measures(Reply<View>),
 }
 
 /// Where an answer goes.
@@ -260,6 +265,15 @@ impl Handle {
     #[must_use]
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// Everything there is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`].
+    pub async fn status(&self) -> Result<Status, Error> {
+        self.ask(Request::Status).await
     }
 
     /// One pool.
@@ -304,6 +318,15 @@ impl Handle {
         self.ask(|reply| Request::Connections(filter, reply)).await
     }
 
+    /// What would be chosen now, and why. Moves no counter.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unknown`] without such a listener, [`Error::Gone`].
+    pub async fn explain(&self, question: Explain) -> Result<Explanation, Error> {
+        self.ask(|reply| Request::Explain(question, reply)).await
+    }
+
     /// Reads the configuration again.
     ///
     /// # Errors
@@ -330,5 +353,14 @@ impl Handle {
     /// [`Error::Gone`].
     pub async fn unready(&self) -> Result<Vec<Arc<str>>, Error> {
         self.ask(Request::Unready).await
+    }
+
+    /// What there is to be measured.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`].
+    pub async fn measures(&self) -> Result<View, Error> {
+        self.ask(Request::Measures).await
     }
 }

@@ -16,6 +16,7 @@ pub mod event;
 mod follow;
 pub mod handle;
 pub mod keeper;
+mod overview;
 mod pool;
 pub mod recovery;
 pub mod reload;

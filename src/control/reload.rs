@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use super::controller::{ControlError, Controller};
+use super::controller::{ControlError, Controller, unix_seconds};
 use super::event::{Kind, More, News};
 use super::handle::{Error, Reply};
 use super::keeper::Node;
@@ -23,6 +23,7 @@ use crate::config::model::{self, Config};
 use crate::config::{self, Changes, Problem};
 use crate::failover::{Cause, Failover, Id, Known, Levels, View, Why};
 use crate::health::{Event, Health, first, ranks};
+use crate::net::addr::Address;
 use crate::probe::Probe;
 use crate::state::{Backend, Pool, Snapshot};
 
@@ -87,6 +88,9 @@ pub trait Host: Send {
 
     /// Gives back what was prepared.
     fn abandon(&mut self);
+
+    /// Where each listener is bound, by its name; ports chosen by the kernel filled in.
+    fn addresses(&self) -> Vec<(String, Address)>;
 }
 
 /// Why the process cannot do what a configuration asks for, in words.
@@ -140,8 +144,15 @@ impl Controller {
             Err(error) => Err(Error::NotNow(error.to_string())),
         };
         match &done {
-            Ok(changes) => self.tell_reloaded(changes),
-            Err(error) => self.tell_refused(error),
+            Ok(changes) => {
+                self.counters.reloads.add();
+                self.counters.configured(unix_seconds());
+                self.tell_reloaded(changes);
+            }
+            Err(error) => {
+                self.counters.failed_reloads.add();
+                self.tell_refused(error);
+            }
         }
         for reply in std::mem::take(&mut self.reloads.waiting) {
             let _ = reply.send(done.clone());

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind,
@@ -22,6 +23,9 @@ use rustix::net::{
 use super::addr::Address;
 use super::reactor::{Reactor, Source};
 use super::stream::{Stream, set_liveness};
+
+/// Connections that the kernel holds for a socket of our own, until they are accepted.
+const PRIVATE_BACKLOG: u32 = 128;
 
 /// Options of a listening socket; what a connection can inherit from it, it inherits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +100,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 pub fn bind_all(address: &Address, shards: usize, options: &ListenOptions) -> io::Result<Bound> {
     match address {
         Address::Unix(path) => {
-            let sockets = vec![Arc::new(bind_unix(path, options)?)];
+            let sockets = vec![Arc::new(bind_unix(path, options.backlog, None)?)];
             Ok(Bound { address: address.clone(), sockets, path: SocketPath::of(path) })
         }
         Address::Tcp(wanted) => {
@@ -109,6 +113,17 @@ pub fn bind_all(address: &Address, shards: usize, options: &ListenOptions) -> io
             Ok(Bound { address: Address::Tcp(bound), sockets, path: None })
         }
     }
+}
+
+/// Binds `path` and listens on it, for the user of this process alone.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn bind_private(path: &Path) -> io::Result<Bound> {
+    let socket = bind_unix(path, PRIVATE_BACKLOG, Some(Mode::RUSR | Mode::WUSR))?;
+    let sockets = vec![Arc::new(socket)];
+    Ok(Bound { address: Address::Unix(path.to_owned()), sockets, path: SocketPath::of(path) })
 }
 
 /// A bound and listening TCP socket. The first one of an address must find it free.
@@ -153,9 +168,13 @@ fn set_tcp_options(socket: &OwnedFd, options: &ListenOptions) -> io::Result<()> 
 }
 
 /// A bound and listening unix socket, in place of one that a process left behind.
-fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<OwnedFd> {
+fn bind_unix(path: &Path, backlog: u32, mode: Option<Mode>) -> io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    if let Some(mode) = mode {
+        // The file inherits the socket's mode, so at no moment may anybody else connect.
+        rustix::fs::fchmod(&socket, mode)?;
+    }
     let address = SocketAddrUnix::new(path)?;
     match bind(&socket, &address) {
         Err(Errno::ADDRINUSE) => {
@@ -164,7 +183,7 @@ fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<OwnedFd> {
         }
         done => done?,
     }
-    listen(&socket, i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    listen(&socket, i32::try_from(backlog).unwrap_or(i32::MAX))?;
     Ok(socket)
 }
 

@@ -8,6 +8,7 @@ use super::doors::Doors;
 use super::limits::{Shares, share};
 use crate::config::model::{Config, Runtime};
 use crate::control::reload::{Host, HostError};
+use crate::net::addr::Address;
 use crate::state::{Slots, Snapshot};
 
 /// The doors of the process, which the supervisor and the control plane both have to do with.
@@ -43,6 +44,10 @@ pub(super) struct Around {
 }
 
 impl Host for Around {
+    fn addresses(&self) -> Vec<(String, Address)> {
+        self.doors.lock().addresses()
+    }
+
     fn prepare(&mut self, config: &Config, snapshot: &Snapshot) -> Result<(), HostError> {
         let addresses: usize = snapshot.listeners.iter().map(|listener| listener.bind.len()).sum();
         let wanted = config.runtime.max_connections;

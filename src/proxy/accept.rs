@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use std::task::{Context, Waker};
 
 use tracing::{debug, error, warn};
@@ -129,6 +130,7 @@ impl Door {
                 Err(AcceptError::Aborted) => continue,
                 Err(_) => return,
             };
+            listener.counters.accept();
             let (listener, seated) = (Arc::clone(&listener), worker.own_seat());
             serve_here(worker, Arrival { accepted, listener, slots, seated });
         }
@@ -214,7 +216,9 @@ fn admit(
     accepted: Accepted,
     slots: Option<(Slot, Slot)>,
 ) {
+    listener.counters.accept();
     let Some(slots) = slots else {
+        listener.counters.end(Ending::OverLimit, Duration::ZERO);
         debug!(
             listener = %listener.name,
             source = accepted.peer.map(tracing::field::display),

@@ -241,6 +241,9 @@ impl<'a> Race<'a> {
                 self.tried.remove(lease.backend().id);
                 return exhausted(last, may_change);
             }
+            if self.made > 0 {
+                self.pool.live.counters.retries.add();
+            }
             self.made += 1;
             match self.dial(&lease) {
                 Ok(dial) => {
@@ -448,7 +451,9 @@ impl<'a> Race<'a> {
         let Attempt { dial, lease, started, .. } = attempt;
         let backend = lease.backend();
         let now = self.worker.engine.clock.now();
-        let micros = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX);
+        let took = started.elapsed();
+        self.pool.live.counters.connect.record(took);
+        let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
         backend.load.record_latency(micros, u32::try_from(now & 0xffff_ffff).unwrap_or(0));
         self.connection.meter.count_into(&backend.totals);
         if self.pool.is_hot_standby {
@@ -473,6 +478,7 @@ impl<'a> Race<'a> {
             reason = error.as_str(),
             "connect failed"
         );
+        backend.counters.fail(error);
         if self.pool.is_hot_standby {
             // The next attempt goes to whoever is active then.
             self.tried.remove(backend.id);

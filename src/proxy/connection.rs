@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::debug;
 
@@ -89,6 +90,8 @@ impl Connection {
         {
             lease.backend().cuts.add(now);
         }
+        let lasted = now.saturating_sub(self.start);
+        self.listener.counters.end(ending, Duration::from_millis(lasted));
         debug!(
             listener = %self.listener.name,
             source = self.source.map(tracing::field::display),
@@ -96,7 +99,7 @@ impl Connection {
             backend = lease.as_ref().map(|lease| tracing::field::display(&lease.backend().name)),
             bytes_in = self.meter.bytes_in(),
             bytes_out = self.meter.bytes_out(),
-            duration_ms = now.saturating_sub(self.start),
+            duration_ms = lasted,
             worker = worker.index,
             end = ending.as_str(),
             "connection ended"

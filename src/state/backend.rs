@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use super::counters::BackendCounters;
 use super::streak::{BySecond, Streak};
 use crate::balance::Load;
 use crate::net::addr::Address;
@@ -22,6 +23,8 @@ pub struct Backend {
     pub load: Arc<Load>,
     /// Bytes that its connections carried.
     pub totals: Arc<Totals>,
+    /// What else is counted of it.
+    pub counters: Arc<BackendCounters>,
     /// Its failures in a row.
     pub streak: Streak,
     /// Connections that it cut off, by time.
@@ -38,6 +41,7 @@ impl Backend {
             address,
             load: Arc::default(),
             totals: Arc::default(),
+            counters: Arc::default(),
             streak: Streak::default(),
             cuts: BySecond::default(),
         }

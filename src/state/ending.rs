@@ -3,7 +3,8 @@
 use crate::net::relay::{Side, Stop};
 
 /// How a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(usize)]
 pub enum Ending {
     /// Both directions ended in order, the client's first.
     ClientClosed,
@@ -19,8 +20,20 @@ pub enum Ending {
     HalfClosedTimeout,
     /// It lasted `timeouts.max_duration`.
     MaxDuration,
+    /// The source is denied, or not among those allowed.
+    Denied,
     /// The listener or the process was at its limit, and `over_limit` says `close`.
     OverLimit,
+    /// The source was at its limit of connections.
+    SourceLimit,
+    /// The source connected too often.
+    SourceRate,
+    /// A trusted peer sent no PROXY header, or a wrong one.
+    BadProxyHeader,
+    /// What had to be known for routing was not there within `timeouts.peek`.
+    PeekTimeout,
+    /// No route matched.
+    NoRoute,
     /// No backend was in rotation.
     NoBackend,
     /// No backend could be connected to.
@@ -42,6 +55,33 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// Every ending, in the order of the documentation: each stands at the place of its number.
+    pub const ALL: [Self; 23] = [
+        Self::ClientClosed,
+        Self::BackendClosed,
+        Self::ClientReset,
+        Self::BackendReset,
+        Self::IdleTimeout,
+        Self::HalfClosedTimeout,
+        Self::MaxDuration,
+        Self::Denied,
+        Self::OverLimit,
+        Self::SourceLimit,
+        Self::SourceRate,
+        Self::BadProxyHeader,
+        Self::PeekTimeout,
+        Self::NoRoute,
+        Self::NoBackend,
+        Self::ConnectFailed,
+        Self::LocalError,
+        Self::QueueFull,
+        Self::QueueTimeout,
+        Self::Evicted,
+        Self::Demoted,
+        Self::Killed,
+        Self::Shutdown,
+    ];
+
     /// The word.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -53,7 +93,13 @@ impl Ending {
             Self::IdleTimeout => "idle_timeout",
             Self::HalfClosedTimeout => "half_closed_timeout",
             Self::MaxDuration => "max_duration",
+            Self::Denied => "denied",
             Self::OverLimit => "over_limit",
+            Self::SourceLimit => "source_limit",
+            Self::SourceRate => "source_rate",
+            Self::BadProxyHeader => "bad_proxy_header",
+            Self::PeekTimeout => "peek_timeout",
+            Self::NoRoute => "no_route",
             Self::NoBackend => "no_backend",
             Self::ConnectFailed => "connect_failed",
             Self::LocalError => "local_error",
@@ -79,5 +125,19 @@ impl Ending {
             Stop::MaxDuration => Self::MaxDuration,
             Stop::Told => told,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_ending_stands_at_its_number_and_has_a_word_of_its_own() {
+        for (index, ending) in Ending::ALL.into_iter().enumerate() {
+            assert_eq!(ending as usize, index);
+        }
+        let words: std::collections::BTreeSet<_> = Ending::ALL.map(Ending::as_str).into();
+        assert_eq!(words.len(), Ending::ALL.len());
     }
 }

@@ -7,7 +7,9 @@
 
 mod backend;
 mod budget;
+pub mod counters;
 mod ending;
+mod histogram;
 mod notice;
 mod pool;
 mod slots;
@@ -17,6 +19,7 @@ mod streak;
 pub use backend::{Backend, Lease, Member, Trial};
 pub use budget::RetryBudget;
 pub use ending::Ending;
+pub use histogram::Histogram;
 pub use notice::{Ack, Notice, Open, Report, Reporter, Threads, Which};
 pub use pool::{Asked, ConnectPolicy, Detection, Live, Met, Pool, Rotation, Wait};
 pub use slots::{Slot, Slots};

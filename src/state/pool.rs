@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::backend::Member;
 use super::budget::RetryBudget;
+use super::counters::PoolCounters;
 use super::streak::BySecond;
 use crate::balance::{Candidate, Entry, Options, Request, Strategy, Tried};
 use crate::config::model;
@@ -50,6 +51,8 @@ pub struct Live {
     pub changed: Arc<Notify>,
     /// How connections fare that a takeover meets.
     pub met: Met,
+    /// What else is counted of it.
+    pub counters: Arc<PoolCounters>,
     rotation: ArcSwap<Rotation>,
     turn: Turn,
     source_turn: AtomicU64,
@@ -267,6 +270,7 @@ impl Default for Live {
             budget: RetryBudget::default(),
             changed: Arc::default(),
             met: Met::default(),
+            counters: Arc::default(),
             rotation: ArcSwap::from_pointee(Rotation::empty(None)),
             turn: Turn::default(),
             source_turn: AtomicU64::new(0),

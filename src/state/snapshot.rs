@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
+use super::counters::ListenerCounters;
 use super::pool::{ConnectPolicy, Detection, Live, Pool};
 use super::slots::Slots;
 use crate::config::model::{self, Config, OverLimit};
@@ -42,6 +43,8 @@ pub struct Listener {
     pub max_connections: Option<u32>,
     /// Its open connections.
     pub slots: Arc<Slots>,
+    /// What it counts.
+    pub counters: Arc<ListenerCounters>,
     /// What happens at a limit in number.
     pub over_limit: OverLimit,
 }
@@ -88,9 +91,8 @@ impl Snapshot {
         let mut listeners = Vec::new();
         for (name, listener) in &config.listeners {
             let pool = pools.get(listener.pool.as_str()).ok_or_else(|| listener.pool.clone())?;
-            let slots =
-                before.and_then(|before| before.listener(name)).map(|l| Arc::clone(&l.slots));
-            listeners.push(Arc::new(build_listener(name, listener, (pool, slots))));
+            let known = before.and_then(|before| before.listener(name));
+            listeners.push(Arc::new(build_listener(name, listener, (pool, known))));
         }
         let pools = config.pools.keys().filter_map(|name| pools.remove(name.as_str())).collect();
         Ok(Self { listeners, pools })
@@ -133,7 +135,7 @@ fn build_pool(name: &str, pool: &model::Pool, live: Option<Arc<Live>>) -> Pool {
 fn build_listener(
     name: &str,
     listener: &model::Listener,
-    (pool, slots): (&Arc<Pool>, Option<Arc<Slots>>),
+    (pool, known): (&Arc<Pool>, Option<&Arc<Listener>>),
 ) -> Listener {
     let max_connections = listener.max_connections.map(Into::into);
     let model::Tcp { nodelay, keepalive, user_timeout, backlog, defer_accept, fast_open } =
@@ -159,7 +161,11 @@ fn build_listener(
             user_timeout,
         },
         max_connections,
-        slots: slots.unwrap_or_else(|| Arc::new(Slots::new(max_connections))),
+        slots: known.map_or_else(
+            || Arc::new(Slots::new(max_connections)),
+            |known| Arc::clone(&known.slots),
+        ),
+        counters: known.map(|known| Arc::clone(&known.counters)).unwrap_or_default(),
         over_limit: listener.over_limit,
     }
 }

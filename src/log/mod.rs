@@ -1,4 +1,6 @@
-//! The program's own log: one line an event on standard error.
+//! The program's own log: one line an event on standard error. The access log is in [`access`].
+
+pub mod access;
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;

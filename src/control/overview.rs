@@ -1,0 +1,152 @@
+//! Answers about everything at once: the status, what there is to be measured, what would be chosen.
+
+use std::sync::Arc;
+
+use super::answers::backend_status;
+use super::controller::Controller;
+use super::handle::{Error, Explain, ExplainedCandidate, Explanation, ListenerStatus, Status};
+use super::keeper::Node;
+use super::pool::Controlled;
+use crate::balance::{Request, Tried};
+use crate::config::model::Config;
+use crate::metrics::{BackendView, ListenerView, PoolView, View};
+use crate::state::{Listener, Rotation};
+
+impl Controller {
+    /// Everything there is.
+    pub(super) fn status(&self) -> Status {
+        let bound = self.host.addresses();
+        let addresses = |listener: &Listener| {
+            let own = bound.iter().filter(|(name, _)| **name == *listener.name);
+            own.map(|(_, address)| address.to_string()).collect()
+        };
+        let listeners = self.snapshot.listeners.iter().map(|listener| ListenerStatus {
+            name: Arc::clone(&listener.name),
+            addresses: addresses(listener),
+            connections_active: listener.counters.active(),
+            connections_total: listener.counters.accepted(),
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_seconds: self.now() / 1000,
+            config_hash: hash(&self.config.load()),
+            listeners: listeners.collect(),
+            pools: (0..self.pools.len()).map(|index| self.pool_status(index)).collect(),
+        }
+    }
+
+    /// What there is to be measured.
+    pub(super) fn measures(&self) -> View {
+        let listeners = self.snapshot.listeners.iter().map(|listener| ListenerView {
+            name: Arc::clone(&listener.name),
+            counters: Arc::clone(&listener.counters),
+        });
+        View {
+            listeners: listeners.collect(),
+            pools: self.pools.iter().map(pool_view).collect(),
+            process: Arc::clone(&self.counters),
+        }
+    }
+
+    /// What would be chosen now, and why. Moves no counter.
+    pub(super) fn explain(&self, question: &Explain) -> Result<Explanation, Error> {
+        let name = &question.listener;
+        let listener = self.snapshot.listener(name);
+        let listener =
+            listener.ok_or_else(|| Error::Unknown(format!("no listener is called {name:?}")))?;
+        let pool = self.pools.iter().find(|pool| pool.name() == &listener.pool.name);
+        let pool = pool.ok_or(Error::Gone)?;
+        let rotation = listener.pool.live.rotation();
+        let pick = pick(&rotation, question, (listener.pool.live.peek_turn(), self.now()));
+        let why = match &pick {
+            Some(_) => format!("{}: {}", pool.entry.name, pool.entry.summary),
+            None if rotation.is_empty() => "no backend is in rotation".to_owned(),
+            None => "every backend in rotation is at its max_connections".to_owned(),
+        };
+        let at = self.now();
+        let candidates = pool.keeper.nodes.iter().map(|node| {
+            let status = backend_status(pool, node, at);
+            let (usable, reason) = fate(pool, &rotation, node, &status.reason);
+            ExplainedCandidate { backend: status.name, usable, reason }
+        });
+        Ok(Explanation {
+            listener: Arc::clone(&listener.name),
+            route: Some(0),
+            pool: Some(Arc::clone(pool.name())),
+            candidates: candidates.collect(),
+            pick,
+            why,
+        })
+    }
+}
+
+/// Whom the data path would pick: the strategy's choice, those that are full left out.
+fn pick(rotation: &Rotation, question: &Explain, (turn, now): (u64, u64)) -> Option<Arc<str>> {
+    let mut tried = Tried::default();
+    rotation.full().for_each(|id| tried.insert(id));
+    let request = Request {
+        source: Some(question.source),
+        turn,
+        random: fastrand::u64(..),
+        now_ms: u32::try_from(now & u64::from(u32::MAX)).unwrap_or(0),
+        tried: &tried,
+    };
+    let picked = rotation.pick(&request).filter(|member| !tried.contains(member.backend.id));
+    picked.map(|member| Arc::clone(&member.backend.name))
+}
+
+/// Whether a backend could get the connection, and why, or why not.
+fn fate(pool: &Controlled, rotation: &Rotation, node: &Node, evidence: &str) -> (bool, String) {
+    let state = node.health.state();
+    if !pool.is_in_rotation(node.id) {
+        let reason = match (state.is_usable(), pool.active()) {
+            (false, _) => format!("{}: {evidence}", state.as_str()),
+            (true, Some(active)) => match pool.name_of(active) {
+                Some(name) => format!("standby: {name} is active"),
+                None => "standby".to_owned(),
+            },
+            (true, None) if node.weight.value() == 0 => "its weight is 0".to_owned(),
+            (true, None) => {
+                format!(
+                    "priority {} is not in use, or it is unknown beside healthy ones",
+                    node.priority
+                )
+            }
+        };
+        return (false, reason);
+    }
+    if rotation.full().any(|id| id == node.id) {
+        return (false, "in rotation, but at its max_connections".to_owned());
+    }
+    (true, format!("in rotation: {}: {evidence}", state.as_str()))
+}
+
+fn pool_view(pool: &Controlled) -> PoolView {
+    let backends = pool.keeper.nodes.iter().filter_map(|node| {
+        let backend = &pool.backings.get(&node.id)?.backend;
+        Some(BackendView {
+            name: Arc::clone(&node.name),
+            state: node.health.state(),
+            in_rotation: pool.is_in_rotation(node.id),
+            load: Arc::clone(&backend.load),
+            totals: Arc::clone(&backend.totals),
+            counters: Arc::clone(&backend.counters),
+        })
+    });
+    PoolView {
+        name: Arc::clone(pool.name()),
+        is_hot_standby: pool.pool.is_hot_standby,
+        active: pool.active().and_then(|id| pool.name_of(id)),
+        counters: Arc::clone(&pool.pool.live.counters),
+        backends: backends.collect(),
+    }
+}
+
+/// A short name of a configuration: the same for the same content, whatever its layout.
+fn hash(config: &Config) -> String {
+    use std::hash::Hasher;
+    let mut hasher = siphasher::sip::SipHasher::new();
+    // What cannot be written as JSON is told apart by nothing; a configuration can.
+    hasher.write(&serde_json::to_vec(config).unwrap_or_default());
+    format!("{:016x}", hasher.finish())
+}
