@@ -2,6 +2,7 @@
 
 pub mod addr;
 pub mod cidr;
+pub mod client_hello;
 pub mod clock;
 pub mod dial;
 pub mod listen;
