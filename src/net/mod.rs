@@ -1,10 +1,13 @@
 //! Bytes and sockets. Nothing in here knows a pool, a policy or a strategy.
 
 pub mod addr;
+pub mod cidr;
+pub mod client_hello;
 pub mod clock;
 pub mod dial;
 pub mod listen;
 pub mod pipe;
+pub mod proxy_protocol;
 pub mod relay;
 pub mod stream;
 mod sys;
