@@ -58,7 +58,7 @@ impl ConnectPolicy {
             // Two backends of a hot standby must not be connected to at the same time.
             hedge: connect.hedge.filter(|_| strategy != "hot_standby").map(ticks),
             deadline: ticks(connect.deadline),
-            sources: connect.source.clone(),
+            sources: connect.source.addresses().to_vec(),
         }
     }
 }

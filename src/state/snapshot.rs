@@ -57,7 +57,9 @@ impl Snapshot {
         }
         let mut listeners = Vec::new();
         for (name, listener) in &config.listeners {
-            let pool = pools.get(listener.pool.as_str()).ok_or_else(|| listener.pool.clone())?;
+            // More than one route, and what one wants, waits for the route table.
+            let [route] = listener.routes.as_slice() else { return Err(name.clone()) };
+            let pool = pools.get(route.pool.as_str()).ok_or_else(|| route.pool.clone())?;
             listeners.push(Arc::new(build_listener(name, listener, pool)));
         }
         let pools = config.pools.keys().filter_map(|name| pools.remove(name.as_str())).collect();
@@ -72,11 +74,13 @@ fn build_pool(
     ids: &AtomicU32,
 ) -> Result<Pool, String> {
     let entry = registry.find(&pool.strategy.name).ok_or_else(|| pool.strategy.name.clone())?;
-    let members = pool.backends.iter().map(|backend| Member {
+    // A name gives no backend before it is looked up.
+    let addresses = pool.backends.iter().filter_map(|one| Some((one, one.address.address()?)));
+    let members = addresses.map(|(backend, address)| Member {
         backend: Arc::new(Backend {
             id: ids.fetch_add(1, Relaxed),
             name: backend.name.as_str().into(),
-            address: backend.address.clone(),
+            address: address.clone(),
             load: Arc::default(),
             totals: Arc::default(),
         }),
