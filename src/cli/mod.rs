@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::balance::Registry;
-use crate::config::{self, model::Config};
+use crate::config::{self, Loaded, model::Config};
 
 /// A command that failed while it ran, or that a running instance refused.
 const FAILED: u8 = 1;
@@ -88,11 +88,16 @@ pub fn main() -> ExitCode {
 impl ConfigFile {
     /// Reads and validates the file. Problems are printed, each with its place.
     fn load(&self, registry: &Registry) -> Result<(PathBuf, Config), u8> {
+        self.load_with_places(registry).map(|(path, loaded)| (path, loaded.config))
+    }
+
+    /// The same, with the places of its values.
+    fn load_with_places(&self, registry: &Registry) -> Result<(PathBuf, Loaded), u8> {
         let path = self.find()?;
         let bytes = read(&path)?;
         let env = |name: &str| std::env::var(name).ok();
-        match config::load_bytes(&bytes, &env, registry) {
-            Ok(config) => Ok((path, config)),
+        match config::load_with_places(&bytes, &env, registry) {
+            Ok(loaded) => Ok((path, loaded)),
             Err(problems) => {
                 complain(config::render(&path.display().to_string(), &problems).trim_end());
                 Err(WRONG)

@@ -302,11 +302,16 @@ fn check_any(node: &Node<'_>, shapes: &[Shape], path: &Path<'_>, to: &mut Proble
     };
     let Err(hint) = leaf(value, shape) else { return check(node, shape, path, to) };
     let is_zero = matches!(value, "0" | "0s" | "0ms") && leaf("0s", shape).is_err();
-    let hint = match is_zero && shapes.iter().any(|shape| shape.has_word("off")) {
-        true => "did you mean \"off\"?",
-        false => &hint,
+    let words = shapes.iter().filter_map(|shape| match shape {
+        Shape::Words(words) => Some(words.iter().map(|word| word.name.as_str())),
+        _ => None,
+    });
+    let meant = if is_zero { Some("off") } else { nearest(value, words.clone().flatten()) };
+    let hint = match meant.filter(|meant| words.flatten().any(|word| word == *meant)) {
+        Some(meant) if hint.is_empty() || is_zero => format!("did you mean \"{meant}\"?"),
+        _ => hint,
     };
-    mismatch(&Shape::Any(shapes.to_vec()), (node, path), hint, to)
+    mismatch(&Shape::Any(shapes.to_vec()), (node, path), &hint, to)
 }
 
 #[cfg(test)]

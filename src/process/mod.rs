@@ -3,6 +3,8 @@
 mod limits;
 mod server;
 mod signals;
+mod warnings;
 
 pub use server::{Server, StartError};
 pub use signals::Signals;
+pub use warnings::warnings;
