@@ -6,6 +6,7 @@ pub mod client_hello;
 pub mod clock;
 pub mod dial;
 pub mod listen;
+pub mod name;
 pub mod pipe;
 pub mod proxy_protocol;
 pub mod relay;
