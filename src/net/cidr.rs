@@ -48,6 +48,13 @@ impl Cidr {
     }
 }
 
+impl Cidr {
+    /// A network stands behind those that cover it.
+    fn order(self) -> (IpAddr, u8) {
+        (self.first(), self.0.prefix_len())
+    }
+}
+
 impl From<IpNet> for Cidr {
     fn from(net: IpNet) -> Self {
         if let IpNet::V6(v6) = net
@@ -196,6 +203,12 @@ impl CidrSet {
         &self.cidrs
     }
 
+    /// The place of `cidr` in [`CidrSet::cidrs`], if it is one of them.
+    #[must_use]
+    pub fn place(&self, cidr: Cidr) -> Option<usize> {
+        self.cidrs.binary_search_by_key(&cidr.order(), |own| own.order()).ok()
+    }
+
     /// Whether `ip` is in any of them. Costs a binary search.
     #[must_use]
     pub fn contains(&self, ip: IpAddr) -> bool {
@@ -224,7 +237,7 @@ impl CidrSet {
 impl FromIterator<Cidr> for CidrSet {
     fn from_iter<I: IntoIterator<Item = Cidr>>(cidrs: I) -> Self {
         let mut cidrs: Vec<_> = cidrs.into_iter().collect();
-        cidrs.sort_by_key(|Cidr(net)| (net.network(), net.prefix_len()));
+        cidrs.sort_by_key(|cidr| cidr.order());
         cidrs.dedup();
         let mut parents = Vec::new();
         let mut open: Vec<u32> = Vec::new();

@@ -6,6 +6,8 @@
 //! speak with that client is for the backend to say. Of a hello that is encrypted (ECH) this is the
 //! outer one.
 
+use super::name::host_name;
+
 /// The longest ClientHello that is read, in bytes, its header of four not counted.
 pub const LONGEST: usize = 16 * 1024;
 /// The most bytes that are looked at: the longest ClientHello and its records' headers, of which
@@ -16,9 +18,6 @@ pub const LONGEST_RAW: usize = 32 * 1024;
 const LONGEST_RECORD: usize = 16 * 1024;
 const RECORD_HEADER: usize = 5;
 const HANDSHAKE_HEADER: usize = 4;
-/// The longest name: RFC 1035, section 2.3.4, as text without the final dot.
-const LONGEST_NAME: usize = 253;
-const LONGEST_LABEL: usize = 63;
 
 /// What a ClientHello asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -262,26 +261,6 @@ fn parse_alpn(mut data: Parts<'_>) -> Result<Alpn, Malformed> {
         }
     }
     Ok(Alpn(list.0.into()))
-}
-
-/// A host name as it is compared: in lower case, without a final dot. `None` for what is none.
-///
-/// Letters, digits, hyphens, and underscores, which names in use have although host names may not.
-/// A name whose last label is a number is an IPv4 address, which must not stand here.
-fn host_name(bytes: &[u8]) -> Option<Box<str>> {
-    let bytes = bytes.strip_suffix(b".").unwrap_or(bytes);
-    if bytes.len() > LONGEST_NAME {
-        return None;
-    }
-    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    let is_label = |label: &[u8]| {
-        (1..=LONGEST_LABEL).contains(&label.len()) && label.iter().all(|byte| is_inner(*byte))
-    };
-    let last = bytes.rsplit(|byte| *byte == b'.').next()?;
-    if !bytes.split(|byte| *byte == b'.').all(is_label) || last.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    String::from_utf8(bytes.to_ascii_lowercase()).ok().map(Into::into)
 }
 
 /// What is left to be parsed.

@@ -12,6 +12,7 @@ mod accept;
 mod connect;
 mod connection;
 mod ending;
+pub mod sources;
 mod worker;
 
 pub use accept::Socket;

@@ -7,6 +7,7 @@
 mod backend;
 mod budget;
 mod pool;
+pub mod route;
 mod slots;
 mod snapshot;
 

@@ -6,15 +6,15 @@ const TABLE: [u32; 256] = table();
 const fn table() -> [u32; 256] {
     const REFLECTED: u32 = 0x1EDC_6F41_u32.reverse_bits();
     let mut table = [0; 256];
-    let mut byte = 0;
+    let mut byte: u32 = 0;
     while byte < 256 {
-        let mut word = byte as u32;
+        let mut word = byte;
         let mut bit = 0;
         while bit < 8 {
             word = if word & 1 == 1 { (word >> 1) ^ REFLECTED } else { word >> 1 };
             bit += 1;
         }
-        table[byte] = word;
+        table[byte as usize] = word;
         byte += 1;
     }
     table
