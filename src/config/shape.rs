@@ -161,11 +161,6 @@ impl Shape {
         }
     }
 
-    /// Whether it is a list of words that has `word`.
-    pub(super) fn has_word(&self, word: &str) -> bool {
-        matches!(self, Self::Words(words) if words.iter().any(|known| known.name == word))
-    }
-
     fn text() -> Self {
         Self::Text(Text::default())
     }

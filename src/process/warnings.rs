@@ -42,3 +42,59 @@ fn ports(listener: &Listener) -> Vec<u16> {
         .collect();
     if ports.contains(&0) { Vec::new() } else { ports }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::Registry;
+    use crate::config::load_with_places;
+
+    fn warned(text: &str) -> Vec<String> {
+        let loaded = load_with_places(text.as_bytes(), &|_| None, &Registry::default()).unwrap();
+        warnings(&loaded).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn routes_that_can_never_match_are_told_at_their_place() {
+        let text = "\
+listeners:
+  edge:
+    bind: 0.0.0.0:443
+    routes:
+      - match: { sni: [\"*.example.com\"] }
+        pool: app
+      - match: { sni: [api.example.com, example.org] }
+        pool: app
+      - match: { port: [80] }
+        pool: app
+      - match: { tls: false, alpn: [h2] }
+        pool: app
+      - pool: app
+      - match: { source: [10.0.0.0/8] }
+        pool: app
+pools: { app: { backends: [10.0.0.1:80] } }
+";
+        let expected = [
+            "7:9: listeners.edge.routes[1]: \"api.example.com\" can never match here: routes[0]",
+            "9:9: listeners.edge.routes[2]: this route can never match: the listener is bound to",
+            "11:9: listeners.edge.routes[3]: this route can never match: what is no TLS has no",
+            "14:9: listeners.edge.routes[5]: this route can never match: routes[4] before it",
+        ];
+        let warnings = warned(text);
+        assert_eq!(warnings.len(), expected.len(), "{warnings:#?}");
+        for (warning, start) in warnings.iter().zip(expected) {
+            assert!(warning.starts_with(start), "{warning}");
+        }
+        assert_eq!(warned(&text.replace("0.0.0.0:443", "0.0.0.0:0")).len(), 3, "any port");
+    }
+
+    #[test]
+    fn more_connections_than_descriptors_are_told() {
+        let text = "runtime: { max_connections: 4000000000 }\n\
+                    listeners: { a: { bind: 0.0.0.0:80, pool: app } }\n\
+                    pools: { app: { backends: [10.0.0.1:80] } }\n";
+        let warnings = warned(text);
+        assert_eq!(warnings.len(), 1, "{warnings:#?}");
+        assert!(warnings[0].starts_with("1:29: runtime.max_connections: 4000000000 connections"));
+    }
+}

@@ -26,11 +26,11 @@ fn file(listener: &str, pool: &str) -> String {
 #[test]
 fn what_can_hardly_be_meant_is_told_at_its_place() {
     for (listener, pool, warning) in [
-        ("max_connections: 1001", "", "2:53: listeners.web.max_connections: 1001 are never"),
+        ("max_connections: 1001", "", "2:56: listeners.web.max_connections: 1001 are never"),
         (
             "timeouts: { idle: 30s }",
             "",
-            "2:58: listeners.web.timeouts.idle: an idle connection is closed after 30s, before",
+            "2:57: listeners.web.timeouts.idle: an idle connection is closed after 30s, before",
         ),
         (
             "bind: \"unix:/run/a\", connection_rate_per_source: 5/s",
@@ -40,7 +40,7 @@ fn what_can_hardly_be_meant_is_told_at_its_place() {
         (
             "allow: 10.0.0.9",
             "strategy: source_hash",
-            "2:33: listeners.web.pool: pool \"app\" has the strategy source_hash, and all its \
+            "2:34: listeners.web.pool: pool \"app\" has the strategy source_hash, and all its \
              connections come from 10.0.0.9",
         ),
         (
@@ -52,49 +52,49 @@ fn what_can_hardly_be_meant_is_told_at_its_place() {
         (
             "routes: [{ match: { source: \"::1\" }, pool: app }]",
             "strategy: source_hash",
-            "2:70: listeners.web.routes[0].pool: pool \"app\" has the strategy source_hash, and",
+            "2:71: listeners.web.routes[0].pool: pool \"app\" has the strategy source_hash, and",
         ),
         (
             "",
             "strategy: hot_standby, backends: [10.0.0.1:80]",
-            "4:44: pools.app.backends: a hot standby with one backend has nobody",
+            "4:43: pools.app.backends: a hot standby with one backend has nobody",
         ),
         (
             "",
             "strategy: hot_standby, outlier_detection: off",
-            "4:60: pools.app.strategy: without health_check and outlier_detection nobody",
+            "4:58: pools.app.strategy: without health_check and outlier_detection nobody",
         ),
         (
             "",
             "failover: { failback: manual }",
-            "4:72: pools.app.failover.failback: all backends have one priority",
+            "4:70: pools.app.failover.failback: all backends have one priority",
         ),
         (
             "",
             "recovery: { on_takeover: [{ webhook: { url: http://a } }] }",
-            "4:75: pools.app.recovery.on_takeover: only a pool with the strategy hot_standby",
+            "4:73: pools.app.recovery.on_takeover: only a pool with the strategy hot_standby",
         ),
         (
             "",
             "backends: [{ address: 10.0.0.1:80, health_port: 81 }]",
-            "4:57: pools.app.backends[0].health_port: the pool has no health_check",
+            "4:58: pools.app.backends[0].health_port: the pool has no health_check",
         ),
         (
             "",
             "backends: [{ address: 10.0.0.1:80, disabled: true }]",
             "4:20: pools.app.backends: every backend is disabled",
         ),
-        ("", "resolve: {}", "4:59: pools.app.resolve: no backend of this pool is a name"),
-        ("", "queue: {}", "4:57: pools.app.queue: a backend without max_connections is never full"),
+        ("", "resolve: {}", "4:57: pools.app.resolve: no backend of this pool is a name"),
+        ("", "queue: {}", "4:55: pools.app.queue: a backend without max_connections is never full"),
         (
             "",
             "connect: { timeout: 9s, hedge: off }",
-            "4:70: pools.app.connect.timeout: an attempt never gets 9s: connect.deadline (5s)",
+            "4:68: pools.app.connect.timeout: an attempt never gets 9s: connect.deadline (5s)",
         ),
         (
             "",
             "connect: { hedge: 2s }",
-            "4:68: pools.app.connect.hedge: no attempt lasts 2s: connect.timeout (1s)",
+            "4:66: pools.app.connect.hedge: no attempt lasts 2s: connect.timeout (1s)",
         ),
     ] {
         let text = file(listener, pool);
@@ -112,7 +112,7 @@ fn what_may_well_be_meant_is_not_told() {
         ("timeouts: { idle: 1s }, tcp: { keepalive: off }", ""),
         ("allow: 10.0.0.0/8", "strategy: source_hash"),
         ("allow: 10.0.0.9, accept_proxy_protocol: 10.0.0.9", "strategy: source_hash"),
-        ("bind: [127.0.0.1:80, 10.0.0.1:80]", "strategy: source_hash"),
+        ("bind: [127.0.0.1:80, 10.0.0.9:80]", "strategy: source_hash"),
         ("bind: 127.0.0.1:80", "strategy: source_hash, backends: [10.0.0.1:80]"),
         ("", "strategy: hot_standby"),
         ("", "strategy: hot_standby, backends: [\"app:80\"]"),
