@@ -50,7 +50,7 @@ impl Places {
         }
         let mut problems = Problems::default();
         with_path(&Path::Root, steps, &mut |path| {
-            problems.push(node.pos, path, || message.clone())
+            problems.push(node.pos, path, || message.clone());
         });
         problems.into_list().remove(0)
     }

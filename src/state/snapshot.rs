@@ -59,6 +59,9 @@ impl Snapshot {
         for (name, listener) in &config.listeners {
             // More than one route, and what one wants, waits for the route table.
             let [route] = listener.routes.as_slice() else { return Err(name.clone()) };
+            if route.conditions != model::Match::default() {
+                return Err(name.clone());
+            }
             let pool = pools.get(route.pool.as_str()).ok_or_else(|| route.pool.clone())?;
             listeners.push(Arc::new(build_listener(name, listener, pool)));
         }
