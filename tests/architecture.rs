@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// For each module the others of ours that it may import. What is not listed imports nothing.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("balance", &[]),
-    ("config", &["balance", "net::addr", "net::cidr"]),
+    ("config", &["balance", "net::addr", "net::cidr", "net::name"]),
     ("failover", &[]),
     ("health", &[]),
     ("net", &[]),

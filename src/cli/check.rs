@@ -1,8 +1,9 @@
 //! `check` and `schema`.
 
-use super::{ConfigFile, print};
+use super::{ConfigFile, complain, print};
 use crate::balance::Registry;
-use crate::config;
+use crate::config::{self, Problem};
+use crate::process;
 
 /// What `schema` prints.
 #[derive(Debug, clap::Args)]
@@ -13,7 +14,12 @@ pub(super) struct SchemaArguments {
 }
 
 pub(super) fn check(file: &ConfigFile, registry: &Registry) -> Result<(), u8> {
-    let (path, config) = file.load(registry)?;
+    let (path, loaded) = file.load_with_places(registry)?;
+    let config = &loaded.config;
+    for warning in process::warnings(&loaded) {
+        let warning = Problem { message: format!("warning: {}", warning.message), ..warning };
+        complain(&warning.in_file(&path.display().to_string()));
+    }
     let backends: usize = config.pools.values().map(|pool| pool.backends.len()).sum();
     print(&format!(
         "{}: valid: {}, {}, {}\n",

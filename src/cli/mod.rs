@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::balance::Registry;
-use crate::config::{self, model::Config};
+use crate::config::{self, Loaded, model::Config};
 use crate::process::{LoadError, Source};
 
 /// A command that failed while it ran, or that a running instance refused.
@@ -142,10 +142,15 @@ pub fn main() -> ExitCode {
 impl ConfigFile {
     /// Reads and validates the file. Problems are printed, each with its place.
     fn load(&self, registry: &Registry) -> Result<(PathBuf, Config), u8> {
+        self.load_with_places(registry).map(|(path, loaded)| (path, loaded.config))
+    }
+
+    /// The same, with the places of its values.
+    fn load_with_places(&self, registry: &Registry) -> Result<(PathBuf, Loaded), u8> {
         let path = self.find()?;
         let source = Source { path: Some(path.clone()), registry: registry.clone() };
         match source.load() {
-            Ok(config) => Ok((path, config)),
+            Ok(loaded) => Ok((path, loaded)),
             Err(LoadError::Problems(problems)) => {
                 complain(config::render(&path.display().to_string(), &problems).trim_end());
                 Err(WRONG)

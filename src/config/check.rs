@@ -9,7 +9,7 @@ use super::form::{Name, Text as _};
 use super::nearest::{hint, nearest, one_of};
 use super::problem::{Path, Problems, show};
 use super::scalar::{boolean, leaf};
-use super::shape::{Branch, Key, Section, Shape, Word};
+use super::shape::{Branch, Key, Meant, Section, Shape, Word};
 use super::tree::{Kind, Node};
 
 /// Checks a value. What is returned is worth something only while there is no problem: after the
@@ -173,6 +173,7 @@ fn check_section(node: &Node<'_>, section: &Section, path: &Path<'_>, to: &mut P
             });
         }
     }
+    check_one_of(node, section, &meant, path, to);
     if to.is_empty() {
         fill_in(node, section, &mut values);
     }
@@ -182,11 +183,40 @@ fn check_section(node: &Node<'_>, section: &Section, path: &Path<'_>, to: &mut P
 /// Puts the value of a key where it belongs: with that key, or with the one that it is a word for.
 fn insert(key: &Key, value: Value, values: &mut Mapping) {
     match &key.means {
-        Some((other, meant)) if value == Value::Bool(true) => {
-            values.insert(other.as_str().into(), (*meant).into());
+        Some((other, Meant::Number(number))) if value == Value::Bool(true) => {
+            values.insert(other.as_str().into(), (*number).into());
         }
-        Some(_) => {}
+        Some((_, Meant::Number(_))) => {}
+        Some((other, Meant::ListOf(inner))) => {
+            let mut section = Mapping::new();
+            section.insert(inner.as_str().into(), value);
+            values.insert(other.as_str().into(), vec![Value::Mapping(section)].into());
+        }
         None => _ = values.insert(key.name.as_str().into(), value),
+    }
+}
+
+/// Of some keys there must be one, and only one.
+fn check_one_of(
+    node: &Node<'_>,
+    section: &Section,
+    meant: &[&str],
+    path: &Path<'_>,
+    to: &mut Problems,
+) {
+    let names = || one_of(section.one_of.iter().map(String::as_str));
+    let is_one = |key: &str| section.one_of.iter().any(|one| one == key);
+    let mut given = node.entries().iter().filter(|entry| is_one(&entry.key));
+    match (given.next(), given.next()) {
+        (None, _) if section.needs_one && !meant.iter().any(|key| is_one(key)) => {
+            to.add(node.pos, path, || format!("a key is missing; expected {}", names()));
+        }
+        (Some(first), Some(second)) if first.key != second.key => {
+            to.add(second.key_pos, &path.key(&second.key), || {
+                format!("expected {}, found {} too", names(), show(&first.key))
+            });
+        }
+        _ => {}
     }
 }
 
@@ -272,11 +302,16 @@ fn check_any(node: &Node<'_>, shapes: &[Shape], path: &Path<'_>, to: &mut Proble
     };
     let Err(hint) = leaf(value, shape) else { return check(node, shape, path, to) };
     let is_zero = matches!(value, "0" | "0s" | "0ms") && leaf("0s", shape).is_err();
-    let hint = match is_zero && shapes.iter().any(|shape| shape.has_word("off")) {
-        true => "did you mean \"off\"?",
-        false => &hint,
+    let words = shapes.iter().filter_map(|shape| match shape {
+        Shape::Words(words) => Some(words.iter().map(|word| word.name.as_str())),
+        _ => None,
+    });
+    let meant = if is_zero { Some("off") } else { nearest(value, words.clone().flatten()) };
+    let hint = match meant.filter(|meant| words.flatten().any(|word| word == *meant)) {
+        Some(meant) if hint.is_empty() || is_zero => format!("did you mean \"{meant}\"?"),
+        _ => hint,
     };
-    mismatch(&Shape::Any(shapes.to_vec()), (node, path), hint, to)
+    mismatch(&Shape::Any(shapes.to_vec()), (node, path), &hint, to)
 }
 
 #[cfg(test)]

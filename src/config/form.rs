@@ -3,16 +3,19 @@
 //! A new form is one type that implements [`Text`] and one line in [`FORMS`].
 
 mod http;
+mod place;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use http::{HostHeader, HostName, Method, RequestPath, Status, Url};
+pub use place::{
+    AccessTarget, AdminHost, AlpnToken, BackendTarget, BindAddress, Ip, ListenAddress,
+};
+pub use place::{NameServer, OneBind, PortNumber, Sni, SourceOrigin};
 
 use super::model::{ACTION_PLACEHOLDERS, PROBE_PLACEHOLDERS, check_template};
-use super::unit::{self, Rate, Size};
-use crate::net::addr::{self, Address, Bind};
+use super::unit::{self, Rate, Size, Throughput};
 
 /// A value that is written as text.
 pub trait Text {
@@ -68,9 +71,18 @@ pub const FORMS: &[Form] = &[
     Form::of::<Period>(),
     Form::of::<Bytes>(),
     Form::of::<PerSecond>(),
-    Form::of::<BackendAddress>(),
+    Form::of::<PerByteSecond>(),
+    Form::of::<BackendTarget>(),
     Form::of::<BindAddress>(),
+    Form::of::<OneBind>(),
     Form::of::<Ip>(),
+    Form::of::<SourceOrigin>(),
+    Form::of::<PortNumber>(),
+    Form::of::<Sni>(),
+    Form::of::<AlpnToken>(),
+    Form::of::<NameServer>(),
+    Form::of::<AccessTarget>(),
+    Form::of::<AdminHost>(),
     Form::of::<FilePath>(),
     Form::of::<Plain>(),
     Form::of::<Filled>(),
@@ -176,62 +188,25 @@ impl Text for PerSecond {
     }
 }
 
-/// An address to connect to.
-pub struct BackendAddress;
+/// A number of bytes a second.
+pub struct PerByteSecond;
 
-impl Text for BackendAddress {
-    type Value = Address;
-    const NAME: &'static str = "address";
-    const EXPECTED: &'static str = "an address such as 10.0.0.11:9501 or unix:/run/app.sock";
-    const PATTERN: &'static str = "^(unix:/.+|.+:[0-9]+)$";
+impl Text for PerByteSecond {
+    type Value = Throughput;
+    const NAME: &'static str = "throughput";
+    const EXPECTED: &'static str = "bytes a second such as 10MiB/s";
+    const PATTERN: &'static str = "^[0-9]+(B|KiB|MiB|GiB)/s$";
 
-    fn parse(text: &str) -> Result<Address, String> {
-        Address::parse(text)
+    fn parse(text: &str) -> Result<Throughput, String> {
+        unit::parse_throughput(text)
     }
 
-    fn print(value: &Address) -> String {
-        value.to_string()
-    }
-}
-
-/// An address to listen on, or a range of them.
-pub struct BindAddress;
-
-impl Text for BindAddress {
-    type Value = Bind;
-    const NAME: &'static str = "bind";
-    const EXPECTED: &'static str =
-        "an address such as 0.0.0.0:9501, \"[::]:443\", 0.0.0.0:9501-9504 or unix:/run/lb.sock";
-    const PATTERN: &'static str = "^(unix:/.+|.+:[0-9]+(-[0-9]+)?)$";
-
-    fn parse(text: &str) -> Result<Bind, String> {
-        Bind::parse(text)
+    fn print(value: &Throughput) -> String {
+        unit::print_throughput(*value)
     }
 
-    fn print(value: &Bind) -> String {
-        match value {
-            Bind::Tcp(host, ports) if ports.len() == 1 => host.at(*ports.start()).to_string(),
-            Bind::Tcp(host, ports) => format!("{}-{}", host.at(*ports.start()), ports.end()),
-            Bind::Unix(path) => format!("unix:{}", path.display()),
-        }
-    }
-}
-
-/// An IP address.
-pub struct Ip;
-
-impl Text for Ip {
-    type Value = IpAddr;
-    const NAME: &'static str = "ip";
-    const EXPECTED: &'static str = "an IP address";
-    const PATTERN: &'static str = "^[0-9A-Fa-f:.]+$";
-
-    fn parse(text: &str) -> Result<IpAddr, String> {
-        addr::parse_ip(text)
-    }
-
-    fn print(value: &IpAddr) -> String {
-        value.to_string()
+    fn measure(value: &Throughput) -> Option<u64> {
+        Some(value.0)
     }
 }
 

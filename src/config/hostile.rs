@@ -9,8 +9,13 @@ use super::*;
 
 /// Loads, and checks what is promised of every outcome.
 fn loads(bytes: &[u8]) -> bool {
-    match load_bytes(bytes, &env, &registry()) {
-        Ok(_) => true,
+    match load_with_places(bytes, &env, &registry()) {
+        Ok(loaded) => {
+            let warnings = warnings(&loaded, &Facts { connections: Some(1) });
+            assert!(warnings.iter().all(|warning| warning.line > 0 && !warning.path.is_empty()));
+            assert!(!warnings.iter().any(|one| one.to_string().contains(char::is_control)));
+            true
+        }
         Err(problems) => {
             assert!(!problems.is_empty());
             assert!(problems.len() <= problem::MAX_PROBLEMS + 1);
@@ -67,6 +72,25 @@ fn tokens() -> impl Strategy<Value = String> {
         "failover:",
         "backup:",
         "priority:",
+        "routes:",
+        "match:",
+        "sni:",
+        "alpn:",
+        "port:",
+        "allow:",
+        "deny:",
+        "resolve:",
+        "queue:",
+        "admin:",
+        "bandwidth:",
+        "in:",
+        "access:",
+        "*.a.b",
+        "10.0.0.0/8",
+        "app.internal:9501",
+        "srv+_a._tcp.b",
+        "client",
+        "10MiB/s",
         "{backend}",
         "{{",
         "http://x/",
@@ -200,6 +224,21 @@ fn value() -> impl Strategy<Value = serde_json::Value> {
         "backup",
         "priority",
         "health_port",
+        "routes",
+        "match",
+        "sni",
+        "alpn",
+        "port",
+        "allow",
+        "accept_proxy_protocol",
+        "resolve",
+        "servers",
+        "queue",
+        "admin",
+        "hosts",
+        "bandwidth",
+        "in",
+        "access",
     ]);
     leaf.prop_recursive(6, 60, 6, move |inner| {
         prop_oneof![

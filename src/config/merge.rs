@@ -64,6 +64,8 @@ fn merge<'a>(
     nodes_left: &mut usize,
 ) -> Option<()> {
     let Kind::Map(entries) = &mut over.kind else { return Some(()) };
+    let is_one_of = |key: &str| section.one_of.iter().any(|one| one == key);
+    let is_said = entries.iter().any(|own| is_one_of(&own.key));
     // Unknown and double keys are reported; they would only cost time here.
     let known = under.entries().iter().filter(|entry| !entry.is_double);
     for default in known.filter(|entry| section.key(&entry.key).is_some()) {
@@ -74,6 +76,8 @@ fn merge<'a>(
                     merge(&mut own.value, &default.value, section, nodes_left)?;
                 }
             }
+            // What the section says in other words is not said again.
+            None if is_said && is_one_of(&default.key) => {}
             None => {
                 *nodes_left = nodes_left.checked_sub(1 + default.value.cost())?;
                 entries.push(Entry::clone(default));

@@ -12,6 +12,7 @@ pub mod form;
 mod merge;
 pub mod model;
 mod nearest;
+mod places;
 pub mod problem;
 mod read;
 mod reference;
@@ -22,6 +23,7 @@ mod shape;
 mod strategy;
 mod tree;
 pub mod unit;
+mod warnings;
 pub mod written;
 
 use std::borrow::Cow;
@@ -29,11 +31,13 @@ use std::cell::Cell;
 use std::collections::HashSet;
 
 pub use diff::{Changes, Names};
+pub use places::{Loaded, Places, Step};
 pub use problem::{Problem, render};
 pub use read::{MAX_BYTES, MAX_DEPTH, MAX_NODES};
 pub use reference::reference;
 pub use rules::MAX_BOUND;
 pub use schema::schema;
+pub use warnings::{Facts, warnings};
 
 use crate::balance::Registry;
 use model::Config;
@@ -69,6 +73,29 @@ pub fn load_bytes(
     env: &dyn Fn(&str) -> Option<String>,
     registry: &Registry,
 ) -> Result<Config, Vec<Problem>> {
+    load_tree(bytes, env, registry).map(|(config, _)| config)
+}
+
+/// Reads a configuration from bytes and keeps where its values are, for [`warnings`] and for what is
+/// found wrong with them later; else as [`load`].
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_with_places(
+    bytes: &[u8],
+    env: &dyn Fn(&str) -> Option<String>,
+    registry: &Registry,
+) -> Result<Loaded, Vec<Problem>> {
+    let (config, root) = load_tree(bytes, env, registry)?;
+    Ok(Loaded { config, places: Places::new(root) })
+}
+
+fn load_tree<'b>(
+    bytes: &'b [u8],
+    env: &dyn Fn(&str) -> Option<String>,
+    registry: &Registry,
+) -> Result<(Config, Node<'b>), Vec<Problem>> {
     let mut problems = Problems::default();
     let read = text_of(bytes, &mut problems).and_then(|text| read::read(text, env, &mut problems));
     match read {
@@ -90,7 +117,7 @@ pub fn one_shot(
     registry: &Registry,
 ) -> Result<Config, Vec<Problem>> {
     let read = Read { root: one_shot_tree(listen, backends, strategy), nodes_left: MAX_NODES };
-    finish(read, registry, Problems::default()).map_err(|problems| {
+    finish(read, registry, Problems::default()).map(|(config, _)| config).map_err(|problems| {
         let options = [
             ("listeners.main.bind", "--listen"),
             ("pools.main.backends", "--backend"),
@@ -106,12 +133,12 @@ pub fn one_shot(
     })
 }
 
-/// From the tree to values.
-fn finish(
-    mut read: Read<'_>,
+/// From the tree to values; the tree is handed back with `defaults` merged into it.
+fn finish<'t>(
+    mut read: Read<'t>,
     registry: &Registry,
     mut problems: Problems,
-) -> Result<Config, Vec<Problem>> {
+) -> Result<(Config, Node<'t>), Vec<Problem>> {
     let shape = Shape::of(&schema::annotated(registry));
     // What stands in `defaults` is looked at first, so that its problems have its path.
     check_defaults(&read.root, &shape, &mut problems);
@@ -129,7 +156,7 @@ fn finish(
     match serde_yaml::with::singleton_map_recursive::deserialize::<Config, _>(value) {
         Ok(mut config) => {
             config.settle();
-            Ok(config)
+            Ok((config, read.root))
         }
         Err(error) => {
             // The shape has let something through that the model refuses.

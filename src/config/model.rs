@@ -14,12 +14,15 @@
 //!   `tcp` or `{http: {…}}`.
 //! - A key that must be there: a field without a default.
 
+mod admin;
+mod connect;
 mod failover;
 mod health;
+mod listener;
 mod recovery;
+mod route;
 mod template;
 
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,17 +32,22 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+pub use admin::Admin;
+pub(super) use admin::is_local;
+pub use connect::{Connect, Queue, Resolve, SendProxyProtocol, Source};
 pub use failover::{Demotion, DemotionConnections, Failback, Failover};
 pub use health::{EvictedConnections, ExecProbe, HealthCheck, HttpProbe, OutlierDetection, Probe};
 pub use health::{SendExpectProbe, StatusRange, TlsProbe};
+pub use listener::{Listener, OverLimit, Tcp, Timeouts};
 pub use recovery::{Action, ExecAction, Recovery, WebhookAction};
+pub use route::{Bandwidth, Match, Route};
 pub(super) use template::check as check_template;
 pub use template::{ACTION_PLACEHOLDERS, PROBE_PLACEHOLDERS, Values, expand};
 
-use super::form::{BackendAddress, FilePath, Ip, Period};
-use super::written::{As, Binds, OneOrMany, OrAuto, OrOff, Section, Whole};
+use super::form::{AccessTarget, BackendTarget, FilePath, Period};
+use super::written::{As, OrAuto, OrOff, Section, Whole};
 use crate::balance::Options;
-use crate::net::addr::Address;
+use crate::net::addr::Target;
 
 /// A number of connections.
 type Count = Whole<NonZeroU32, 1, { u32::MAX as u64 }>;
@@ -49,6 +57,9 @@ type Count = Whole<NonZeroU32, 1, { u32::MAX as u64 }>;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// The admin endpoint: dashboard, metrics, API; `off` = none.
+    #[serde(default, with = "OrOff::<Section<Admin>>")]
+    pub admin: Option<Admin>,
     /// A file in which health, active roles and what operators said survive a restart; `off` =
     /// none.
     #[serde(default, with = "OrOff::<FilePath>")]
@@ -120,6 +131,19 @@ pub struct Log {
     pub format: LogFormat,
     /// The least severe level that is logged.
     pub level: LogLevel,
+    /// Where a line for each finished connection goes: `stdout`, or a file, which is opened again on
+    /// `SIGHUP`.
+    #[serde(with = "OrOff::<AccessTarget>")]
+    pub access: Option<AccessLog>,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Standard output.
+    Stdout,
+    /// The end of this file.
+    File(PathBuf),
 }
 
 /// The format of the log.
@@ -150,116 +174,6 @@ pub enum LogLevel {
     Trace,
 }
 
-/// One or more bound addresses with their pool, limits and timeouts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Listener {
-    /// Where to listen: one address or a list. IPv6 addresses stand in brackets and quotes, and
-    /// bind IPv6 only; `0.0.0.0:9501-9504` binds each port; at port 0 the kernel chooses one.
-    // Ranges are expanded.
-    #[serde(with = "Binds")]
-    pub bind: Vec<Address>,
-    /// The pool that its connections go to.
-    #[schemars(extend("x-form" = "name"))]
-    pub pool: String,
-    /// Options of the listening socket and of accepted connections.
-    #[serde(default)]
-    pub tcp: Tcp,
-    /// How long a connection may last or be idle.
-    #[serde(default)]
-    pub timeouts: Timeouts,
-    /// Connections of this listener at one time; `off` = no limit of its own.
-    #[serde(default, with = "OrOff::<Count>")]
-    pub max_connections: Option<NonZeroU32>,
-    /// What happens to connections over a limit.
-    #[serde(default)]
-    pub over_limit: OverLimit,
-}
-
-/// What happens to connections over a limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OverLimit {
-    /// None is accepted until another ends; the kernel's backlog holds them.
-    #[default]
-    Wait,
-    /// They are closed at once.
-    Close,
-}
-
-/// Options of a listening socket and of the connections accepted on it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Tcp {
-    /// Send small segments at once (`TCP_NODELAY`).
-    pub nodelay: bool,
-    /// Time without traffic after which the peer is probed (`TCP_KEEPIDLE`): the client, and, once
-    /// a connection is 5 s old, its backend.
-    #[serde(with = "OrOff::<Period>")]
-    #[schemars(extend("x-minimum" = "1s", "x-maximum" = "32767s"))]
-    pub keepalive: Option<Duration>,
-    /// Time that data sent to the client, or to the backend of a connection 5 s old, may stay
-    /// unacknowledged before the connection is given up (`TCP_USER_TIMEOUT`); `off` = the kernel's
-    /// retransmission limit. A peer that reads nothing for so long while bytes wait for it is given
-    /// up as well: give a reader that pauses for longer a longer time.
-    #[serde(with = "OrOff::<Period>")]
-    #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "24d"))]
-    pub user_timeout: Option<Duration>,
-    /// Connections that the kernel holds for a listener that has not accepted them yet; the kernel
-    /// cuts it at `net.core.somaxconn`.
-    #[schemars(range(min = 1, max = 65535))]
-    pub backlog: u32,
-    /// Accept a connection only when its first byte is there, or this time has passed
-    /// (`TCP_DEFER_ACCEPT`; the kernel rounds it). Only for protocols in which the client speaks
-    /// first.
-    #[serde(with = "OrOff::<Period>")]
-    #[schemars(extend("x-minimum" = "1s", "x-maximum" = "1h"))]
-    pub defer_accept: Option<Duration>,
-    /// Take data in the first segment of clients that send some (`TCP_FASTOPEN`).
-    pub fast_open: bool,
-}
-
-impl Default for Tcp {
-    fn default() -> Self {
-        Self {
-            nodelay: true,
-            keepalive: Some(Duration::from_secs(60)),
-            user_timeout: Some(Duration::from_secs(60)),
-            backlog: 4096,
-            defer_accept: None,
-            fast_open: false,
-        }
-    }
-}
-
-/// How long a connection may last or be idle.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Timeouts {
-    /// No byte in either direction for this long ends the connection.
-    #[serde(with = "OrOff::<Period>")]
-    #[schemars(extend("x-minimum" = "1ms"))]
-    pub idle: Option<Duration>,
-    /// One direction has ended and no byte moves in the other for this long. `0s` = the first end
-    /// ends both.
-    #[serde(with = "OrOff::<Period>")]
-    pub half_closed: Option<Duration>,
-    /// The longest that a connection may last.
-    #[serde(with = "OrOff::<Period>")]
-    #[schemars(extend("x-minimum" = "1ms"))]
-    pub max_duration: Option<Duration>,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            idle: Some(Duration::from_secs(3600)),
-            half_closed: Some(Duration::from_secs(60)),
-            max_duration: None,
-        }
-    }
-}
-
 /// A named set of backends with a strategy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -270,9 +184,15 @@ pub struct Pool {
     /// The nodes that connections are forwarded to: each an address, or a section.
     #[schemars(length(min = 1))]
     pub backends: Vec<Backend>,
+    /// How names of backends are looked up.
+    #[serde(default)]
+    pub resolve: Resolve,
     /// How connections to backends are made.
     #[serde(default)]
     pub connect: Connect,
+    /// Connections that wait while every backend is at its `max_connections`; `off` = none do.
+    #[serde(default, with = "OrOff::<Section<Queue>>")]
+    pub queue: Option<Queue>,
     /// Active checks; `off` = none.
     #[serde(default, with = "OrOff::<Section<HealthCheck>>")]
     pub health_check: Option<HealthCheck>,
@@ -332,9 +252,11 @@ impl Strategy {
 #[serde(deny_unknown_fields)]
 #[schemars(extend("x-shorthand" = "address"), transform = with_backup)]
 pub struct Backend {
-    /// Where it is: an IP address and a port, or a unix socket.
-    #[serde(with = "As::<BackendAddress>")]
-    pub address: Address,
+    /// Where it is: an IP address and a port, a unix socket, a name and a port (one backend for each
+    /// address of it), or `srv+` and the name of a service (one for each of its hosts, with its
+    /// ports, weights and priorities).
+    #[serde(with = "As::<BackendTarget>")]
+    pub address: Target,
     /// What it is called; unique within the pool. Without one, the address as written.
     // The checker fills it in.
     #[schemars(extend("x-form" = "name", "x-default-from" = "address"))]
@@ -368,48 +290,6 @@ impl Backend {
 
     const fn default_weight() -> u32 {
         1
-    }
-}
-
-/// How connections to the backends of a pool are made.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Connect {
-    /// Time that one attempt may take.
-    #[serde(with = "As::<Period>")]
-    #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "1h"))]
-    pub timeout: Duration,
-    /// Attempts for one connection, each on another backend.
-    #[schemars(range(min = 1, max = 100))]
-    pub attempts: u32,
-    /// When an attempt has no answer by then, a second one starts on another backend; the first to
-    /// connect wins, the other is reset.
-    #[serde(with = "OrOff::<Period>")]
-    #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "1h"))]
-    pub hedge: Option<Duration>,
-    /// Time that all attempts of one connection may take together.
-    #[serde(with = "As::<Period>")]
-    #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "1h"))]
-    pub deadline: Duration,
-    /// Percent of this pool's connections of the last 10 seconds that may be retries; never under
-    /// 10 a second.
-    #[schemars(range(min = 0, max = 100))]
-    pub retry_budget: u32,
-    /// Local address to connect from; a list is used in turn. Empty = the kernel chooses.
-    #[serde(with = "OneOrMany::<Ip>")]
-    pub source: Vec<IpAddr>,
-}
-
-impl Default for Connect {
-    fn default() -> Self {
-        Self {
-            timeout: Duration::from_secs(1),
-            attempts: 3,
-            hedge: Some(Duration::from_millis(250)),
-            deadline: Duration::from_secs(5),
-            retry_budget: 100,
-            source: Vec::new(),
-        }
     }
 }
 

@@ -3,6 +3,8 @@
 //! Rules look at the tree and not at values, so that they are told together with everything else
 //! that is wrong. What cannot be read is passed over: it is reported already.
 
+mod admin;
+mod connect;
 mod health;
 
 use std::collections::HashMap;
@@ -14,7 +16,7 @@ use super::problem::{Path, Problems, show};
 use super::scalar::integer;
 use super::tree::{Entry, Node, Pos};
 use crate::balance::Registry;
-use crate::net::addr::{Address, Bind};
+use crate::net::addr::{Address, Bind, Target};
 
 /// Addresses that all listeners together may bind.
 pub const MAX_BOUND: usize = 65_536;
@@ -31,6 +33,7 @@ pub(super) fn check_rules(root: &Node<'_>, registry: &Registry, problems: &mut P
         check_options(&pool.value, registry, &path, problems);
         check_pool(&pool.value, &path, problems);
         health::check(&pool.value, &path, problems);
+        connect::check(&pool.value, &path, problems);
         check_sources(&pool.value, &path.key("connect").key("source"), problems);
     }
     for listener in listeners.iter().filter(|listener| !listener.is_double) {
@@ -39,11 +42,18 @@ pub(super) fn check_rules(root: &Node<'_>, registry: &Registry, problems: &mut P
     }
     if root.get("pools").is_some_and(Node::is_map) {
         for listener in listeners.iter().filter(|listener| !listener.is_double) {
-            check_pool_name(listener, pools, &by_name, problems);
+            let path = Path::Root.key("listeners");
+            each_pool_name(&listener.value, &path.key(&listener.key), |node, path| {
+                check_pool_name((node, path), pools, &by_name, problems);
+            });
         }
     }
-    if let Some(bound) = check_binds(listeners, problems) {
+    if let Some((bound, taken)) = check_binds(listeners, problems) {
         check_loops(listeners, &by_name, &bound, problems);
+        if let Some(node) = root.get("admin") {
+            let owner = |at: usize| listeners[bound[at].listener].key.as_ref();
+            admin::check(node, &taken, &owner, &Path::Root.key("admin"), problems);
+        }
     }
 }
 
@@ -63,16 +73,31 @@ fn check_options(pool: &Node<'_>, registry: &Registry, path: &Path<'_>, problems
     }
 }
 
+/// Where pools are named in a listener: the shorthand and the routes.
+fn each_pool_name<'n>(
+    listener: &'n Node<'n>,
+    path: &Path<'_>,
+    mut tell: impl FnMut(&'n Node<'n>, &Path<'_>),
+) {
+    if let Some(node) = listener.get("pool") {
+        tell(node, &path.key("pool"));
+    }
+    let path = path.key("routes");
+    for (index, route) in listener.get("routes").map_or(&[][..], Node::items).iter().enumerate() {
+        if let Some(node) = route.get("pool") {
+            tell(node, &path.index(index).key("pool"));
+        }
+    }
+}
+
 fn check_pool_name(
-    listener: &Entry<'_>,
+    (node, path): (&Node<'_>, &Path<'_>),
     pools: &[Entry<'_>],
     by_name: &HashMap<&str, &Node<'_>>,
     problems: &mut Problems,
 ) {
-    let Some(node) = listener.value.get("pool") else { return };
     let Some(name) = node.text().filter(|name| !by_name.contains_key(name)) else { return };
-    let all = Path::Root.key("listeners");
-    problems.add(node.pos, &all.key(&listener.key).key("pool"), || {
+    problems.add(node.pos, path, || {
         let names = pools.iter().map(|entry| entry.key.as_ref());
         let pools = match pools {
             [] => "there are no pools".to_owned(),
@@ -98,7 +123,7 @@ fn check_pool(pool: &Node<'_>, path: &Path<'_>, problems: &mut Problems) {
         let Some(name) = backend.get("name").or_else(|| address_of(backend)) else { continue };
         let Some(text) = name.text() else { continue };
         // What is neither a name nor an address is reported already, and once is enough.
-        if Name::parse(text).is_err() && Address::parse(text).is_err() {
+        if Name::parse(text).is_err() && Target::parse(text).is_err() {
             continue;
         }
         match taken.get(text) {
@@ -149,8 +174,17 @@ fn check_sources(pool: &Node<'_>, path: &Path<'_>, problems: &mut Problems) {
     };
     let backends = pool.get("backends").map_or(&[][..], Node::items);
     let addresses = backends.iter().filter_map(|backend| address_of(backend)?.text());
+    // What a name stands for is not known here.
     let families: Option<Vec<_>> =
         addresses.map(|text| family(Address::parse(text).ok()?)).collect();
+    if let (Some("client"), Some(families)) = (source.text(), &families)
+        && families.iter().all(|family| *family == Family::Unix)
+    {
+        problems.add(source.pos, path, || {
+            "every backend of this pool is a unix socket, which sees no address; leave it out"
+                .into()
+        });
+    }
     let is_list = source.text().is_none();
     let sources = if is_list { source.items() } else { std::slice::from_ref(source) };
     for (index, node) in sources.iter().enumerate() {
@@ -211,7 +245,10 @@ struct Bound<'n> {
 }
 
 /// Reads what listeners bind and finds clashes; `None` when it is too much to look at.
-fn check_binds<'n>(listeners: &'n [Entry<'n>], problems: &mut Problems) -> Option<Vec<Bound<'n>>> {
+fn check_binds<'n>(
+    listeners: &'n [Entry<'n>],
+    problems: &mut Problems,
+) -> Option<(Vec<Bound<'n>>, Taken)> {
     let mut bound = Vec::new();
     let mut count: usize = 0;
     for (listener, entry) in listeners.iter().enumerate().filter(|(_, entry)| !entry.is_double) {
@@ -245,7 +282,7 @@ fn check_binds<'n>(listeners: &'n [Entry<'n>], problems: &mut Problems) -> Optio
             });
         }
     }
-    Some(bound)
+    Some((bound, taken))
 }
 
 /// Where something is already; nothing for what is from no file.
@@ -368,22 +405,37 @@ fn check_loops<'n>(
     bound: &[Bound<'n>],
     problems: &mut Problems,
 ) {
-    let pool_names: Vec<Option<&str>> =
-        listeners.iter().map(|listener| listener.value.get("pool").and_then(Node::text)).collect();
+    let names: Vec<Vec<&str>> =
+        listeners.iter().map(|listener| pools_of(&listener.value)).collect();
     let mut reaches: HashMap<&str, Reach<'_>> = HashMap::new();
+    let mut looked_at = 0;
     for one in bound {
-        let pool = pool_names[one.listener].and_then(|name| pools.get_key_value(name));
-        let Some((name, pool)) = pool else { continue };
-        let reach = reaches.entry(name).or_insert_with(|| Reach::of(pool));
-        if let Some(backend) = reach.hit(&one.bind) {
-            report(one, listeners, problems, || {
-                format!(
-                    "the listener forwards to itself: {backend} is a backend of pool {}",
-                    show(name)
-                )
-            });
+        for name in &names[one.listener] {
+            looked_at += one.bind.count();
+            let Some(pool) = pools.get(name).filter(|_| looked_at < MAX_LOOPS) else { continue };
+            let reach = reaches.entry(name).or_insert_with(|| Reach::of(pool));
+            if let Some(backend) = reach.hit(&one.bind) {
+                report(one, listeners, problems, || {
+                    let name = show(name);
+                    format!(
+                        "the listener forwards to itself: {backend} is a backend of pool {name}"
+                    )
+                });
+            }
         }
     }
+}
+
+/// Addresses of listeners that are looked up among the backends of pools, each in each.
+const MAX_LOOPS: usize = 1 << 22;
+
+/// The pools that a listener forwards to, each once.
+fn pools_of<'n>(listener: &'n Node<'n>) -> Vec<&'n str> {
+    let mut names = Vec::new();
+    each_pool_name(listener, &Path::Root, |node, _| names.extend(node.text()));
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 #[cfg(test)]

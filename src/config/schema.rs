@@ -35,7 +35,8 @@ pub fn schema(registry: &Registry) -> Value {
 /// | `x-none` | the words of this `enum` mean that there is no value |
 /// | `x-shorthand` | a text in the place of this section is the value of that key |
 /// | `x-default-from` | without this key its value is the text of that key |
-/// | `x-means` | true in the place of this key is that value of that other key |
+/// | `x-means` | this key is a word for another: true for that number, or a text for a list of one section with that key |
+/// | `x-one-of`, `x-at-most-one-of` | only one of these keys is there; with the former it must be |
 pub(super) fn annotated(registry: &Registry) -> Value {
     let mut defaults = of_type::<Defaults>();
     let mut root = of_type::<Config>();
@@ -65,6 +66,9 @@ pub(super) fn of_type<T: JsonSchema>() -> Value {
 fn make_optional(section: &mut Value) {
     if let Value::Object(section) = section {
         section.remove("required");
+        if let Some(keys) = section.remove("x-one-of") {
+            section.insert("x-at-most-one-of".to_owned(), keys);
+        }
     }
 }
 
@@ -149,9 +153,13 @@ fn require_without_defaults(root: &mut Value) {
     for all in ["listeners", "pools"] {
         let section = format!("/properties/{all}/additionalProperties");
         let Some(Value::Object(section)) = root.pointer_mut(&section) else { continue };
+        let one_of = section.remove("x-one-of");
         if let Some(required) = section.remove("required") {
-            let section = json!({ "additionalProperties": { "required": required } });
-            then.insert(all.to_owned(), section);
+            let mut rule = json!({ "required": required });
+            if let Some(Value::Array(keys)) = one_of {
+                rule["oneOf"] = keys.iter().map(|key| json!({ "required": [key] })).collect();
+            }
+            then.insert(all.to_owned(), json!({ "additionalProperties": rule }));
         }
     }
     if let Value::Object(root) = root {
@@ -299,6 +307,9 @@ mod tests {
     fn keys_stand_in_the_order_of_the_contract() {
         let schema = schema(&Registry::default());
         let keys: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["state_file", "runtime", "log", "defaults", "listeners", "pools"]);
+        assert_eq!(
+            keys,
+            ["admin", "state_file", "runtime", "log", "defaults", "listeners", "pools"]
+        );
     }
 }

@@ -70,6 +70,10 @@ pub(super) struct Section {
     pub(super) keys: Vec<Key>,
     /// The key that a text in the place of the section is the value of.
     pub(super) shorthand: Option<String>,
+    /// Keys of which only one may be there.
+    pub(super) one_of: Vec<String>,
+    /// One of them must be there.
+    pub(super) needs_one: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -82,8 +86,17 @@ pub(super) struct Key {
     pub(super) default: Option<Value>,
     /// Another key whose text is the default.
     pub(super) default_from: Option<String>,
-    /// The key is a word for a value of another one: true means that the other has that value.
-    pub(super) means: Option<(String, u64)>,
+    /// The key is a word for a value of another one.
+    pub(super) means: Option<(String, Meant)>,
+}
+
+/// The value of the other key.
+#[derive(Clone, Debug)]
+pub(super) enum Meant {
+    /// This number, where the word is true; else none.
+    Number(u64),
+    /// A list of one section, in which this key has the value of the word.
+    ListOf(String),
 }
 
 impl Section {
@@ -146,11 +159,6 @@ impl Shape {
             Self::Any(shapes) => shapes.iter().find_map(Self::section),
             _ => None,
         }
-    }
-
-    /// Whether it is a list of words that has `word`.
-    pub(super) fn has_word(&self, word: &str) -> bool {
-        matches!(self, Self::Words(words) if words.iter().any(|known| known.name == word))
     }
 
     fn text() -> Self {
@@ -304,7 +312,11 @@ fn section(object: &Map<String, Value>) -> Section {
             default: object.get("default").filter(|value| !value.is_object()).cloned(),
             default_from: object.get("x-default-from").and_then(Value::as_str).map(str::to_owned),
             means: object.get("x-means").and_then(Value::as_object).and_then(|means| {
-                means.iter().find_map(|(key, value)| Some((key.clone(), value.as_u64()?)))
+                means.iter().find_map(|(key, value)| {
+                    let key_of = |value: &Value| value.as_str().map(str::to_owned);
+                    let number = value.as_u64().map(Meant::Number);
+                    Some((key.clone(), number.or(key_of(value).map(Meant::ListOf))?))
+                })
             }),
         }
     };
@@ -313,5 +325,10 @@ fn section(object: &Map<String, Value>) -> Section {
         doc: string(object, "description"),
         keys: properties.into_iter().flatten().map(key).collect(),
         shorthand: object.get("x-shorthand").and_then(Value::as_str).map(str::to_owned),
+        needs_one: object.contains_key("x-one-of"),
+        one_of: array(object, "x-one-of")
+            .or_else(|| array(object, "x-at-most-one-of"))
+            .map(|keys| keys.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+            .unwrap_or_default(),
     }
 }

@@ -1,9 +1,8 @@
-use std::net::IpAddr;
 use std::time::Duration;
 
 use super::*;
 use crate::balance::{Entry as Row, OptionKey};
-use crate::net::addr::Address;
+use crate::net::addr::{Address, Target};
 
 pub(super) fn registry() -> Registry {
     Registry::default()
@@ -57,6 +56,10 @@ pools:
 /// A file with every key that there is.
 pub(super) const FULL: &str = include_str!("../../tests/data/config/valid/every-key.yaml");
 
+fn target(text: &str) -> Target {
+    Target::parse(text).unwrap()
+}
+
 fn tcp(text: &str) -> Address {
     Address::Tcp(text.parse().unwrap())
 }
@@ -66,17 +69,18 @@ fn a_file_becomes_values() {
     let config = config(GOOD);
     let listener = &config.listeners["web"];
     assert_eq!(listener.bind, [tcp("0.0.0.0:9501")]);
-    assert_eq!(listener.pool, "app");
+    let route = model::Route { conditions: model::Match::default(), pool: "app".to_owned() };
+    assert_eq!(listener.routes, [route]);
     let pool = &config.pools["app"];
     assert_eq!(pool.strategy.name, "source_hash");
     assert_eq!(pool.strategy.options.get(&option("source_hash", "prefix_v4")), 24);
     assert_eq!(pool.strategy.options.get(&option("source_hash", "prefix_v6")), 64);
     let names: Vec<&str> = pool.backends.iter().map(|backend| backend.name.as_str()).collect();
     assert_eq!(names, ["10.0.0.11:9501", "app-2", "unix:/run/app.sock"]);
-    assert_eq!(pool.backends[1].address, tcp("10.0.0.1:9501"));
+    assert_eq!(pool.backends[1].address, target("10.0.0.1:9501"));
     assert_eq!(pool.backends[1].weight, 3);
     assert_eq!(pool.backends[1].max_connections.map(|max| max.get()), Some(500));
-    assert_eq!(pool.backends[2].address, Address::Unix("/run/app.sock".into()));
+    assert_eq!(pool.backends[2].address, target("unix:/run/app.sock"));
 }
 
 #[test]
@@ -103,7 +107,19 @@ fn absent_keys_have_the_defaults_of_the_contract() {
     assert_eq!(pool.connect, model::Connect::default());
     assert_eq!(pool.connect.timeout, Duration::from_secs(1));
     assert_eq!(pool.connect.hedge, Some(Duration::from_millis(250)));
-    assert_eq!(pool.connect.source, Vec::<IpAddr>::new());
+    assert_eq!(pool.connect.source, model::Source::Addresses(Vec::new()));
+    assert_eq!(pool.connect.send_proxy_protocol, model::SendProxyProtocol::Off);
+    assert_eq!(pool.queue, None);
+    assert_eq!(pool.resolve.min_interval, Duration::from_secs(5));
+    assert_eq!(pool.resolve.max_interval, Duration::from_secs(300));
+    assert_eq!(pool.resolve.timeout, Duration::from_secs(2));
+    assert_eq!(listener.timeouts.peek, Duration::from_secs(3));
+    assert_eq!(listener.bandwidth, model::Bandwidth { inward: None, outward: None });
+    assert_eq!((&listener.allow, &listener.deny), (&Vec::new(), &Vec::new()));
+    assert_eq!(listener.accept_proxy_protocol, []);
+    assert_eq!(listener.max_connections_per_source, None);
+    assert_eq!(listener.connection_rate_per_source, None);
+    assert_eq!((config.admin.as_ref(), config.log.access.as_ref()), (None, None));
     assert_eq!(pool.backends[0].weight, 1);
     assert_eq!(config.state_file, None);
     assert_eq!(pool.backends[0].priority, 0);
@@ -231,7 +247,7 @@ fn defaults_lie_under_every_listener_and_pool() {
     let pool = &config.pools["app"];
     assert_eq!(pool.strategy.name, "source_hash", "a choice is replaced, not merged");
     assert_eq!(pool.connect.attempts, 7);
-    assert_eq!(pool.connect.source.len(), 1);
+    assert_eq!(pool.connect.source.addresses().len(), 1);
 }
 
 #[test]
@@ -280,7 +296,7 @@ fn a_configuration_needs_no_file() {
     let (listen, backends) = (texts(&["127.0.0.1:9501"]), texts(&["10.0.0.1:1", "10.0.0.2:1"]));
     let config = one_shot(&listen, &backends, Some("random"), &registry()).unwrap();
     assert_eq!(config.listeners["main"].bind, [tcp("127.0.0.1:9501")]);
-    assert_eq!(config.listeners["main"].pool, "main");
+    assert_eq!(config.listeners["main"].routes[0].pool, "main");
     assert_eq!(config.pools["main"].backends.len(), 2);
     assert_eq!(config.pools["main"].strategy.name, "random");
     assert!(one_shot(&listen, &backends, None, &registry()).is_ok());

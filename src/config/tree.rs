@@ -41,6 +41,26 @@ pub(super) struct Entry<'a> {
 }
 
 impl<'a> Node<'a> {
+    /// The same, borrowing nothing.
+    pub(super) fn into_owned(self) -> Node<'static> {
+        let kind = match self.kind {
+            Kind::Nothing => Kind::Nothing,
+            Kind::Broken => Kind::Broken,
+            Kind::Scalar(text) => Kind::Scalar(Cow::Owned(text.into_owned())),
+            Kind::List(items) => Kind::List(items.into_iter().map(Node::into_owned).collect()),
+            Kind::Map(entries) => {
+                let owned = |entry: Entry<'a>| Entry {
+                    key: Cow::Owned(entry.key.into_owned()),
+                    key_pos: entry.key_pos,
+                    is_double: entry.is_double,
+                    value: entry.value.into_owned(),
+                };
+                Kind::Map(entries.into_iter().map(owned).collect())
+            }
+        };
+        Node { pos: self.pos, kind }
+    }
+
     /// The value of a key; nothing where this is no map. Looks at every key before it.
     pub(super) fn get(&self, key: &str) -> Option<&Self> {
         self.entries().iter().find(|entry| entry.key == key).map(|entry| &entry.value)

@@ -53,6 +53,13 @@ pub struct Rate(
     pub u32,
 );
 
+/// A number of bytes a second, written `10MiB/s`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Throughput(
+    /// Bytes a second.
+    pub u64,
+);
+
 /// Reads `250ms`, `2s`, `1m30s`: whole numbers with the units d, h, m, s, ms, the larger ones
 /// first, each at most once; at most [`LONGEST`].
 ///
@@ -158,6 +165,36 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
 #[must_use]
 pub fn print_rate(value: Rate) -> String {
     format!("{}/s", value.0)
+}
+
+/// Reads `10MiB/s`: a size, and `/s`.
+///
+/// # Errors
+///
+/// A hint, when the text is no such rate.
+pub fn parse_throughput(text: &str) -> Result<Throughput, String> {
+    if let Some(size) = text.strip_suffix("/s") {
+        return parse_size(size).map(|Size(bytes)| Throughput(bytes)).map_err(|hint| {
+            // A hint that shows what to write shows it whole.
+            hint.strip_suffix("\"?").map_or(hint.clone(), |start| format!("{start}/s\"?"))
+        });
+    }
+    let lower = text.to_ascii_lowercase();
+    let (number, unit) = split_number(&lower);
+    Err(match unit {
+        _ if number.is_empty() => String::new(),
+        "bit" | "kbit" | "mbit" | "gbit" | "bps" | "kbps" | "mbps" | "gbps" => {
+            "bytes, not bits: 8 Mbit/s are 1MB/s, written 1000000B/s".to_owned()
+        }
+        _ if parse_size(text).is_ok() => format!("did you mean \"{text}/s\"?"),
+        _ => "it ends in /s".to_owned(),
+    })
+}
+
+/// Writes bytes a second so that [`parse_throughput`] reads the same value.
+#[must_use]
+pub fn print_throughput(value: Throughput) -> String {
+    format!("{}/s", print_size(Size(value.0)))
 }
 
 /// Splits leading ASCII digits off.
@@ -266,6 +303,17 @@ mod tests {
         assert_eq!(parse_size("17179869184GiB"), Err("that is too large".to_owned()));
         assert_eq!(parse_rate("100/s"), Ok(Rate(100)));
         assert_eq!(parse_rate("100"), Err("did you mean \"100/s\"?".to_owned()));
+        assert_eq!(parse_throughput("10MiB/s"), Ok(Throughput(10 << 20)));
+        for (text, hint) in [
+            ("10MiB", "did you mean \"10MiB/s\"?"),
+            ("10MB/s", "did you mean \"10MiB/s\"?"),
+            ("10/s", "did you mean \"10B/s\"?"),
+            ("10mbit", "bytes, not bits: 8 Mbit/s are 1MB/s, written 1000000B/s"),
+            ("10MiB/m", "it ends in /s"),
+            ("fast", ""),
+        ] {
+            assert_eq!(parse_throughput(text), Err(hint.to_owned()), "{text}");
+        }
         assert_eq!(parse_rate("6/m"), Err("a rate ends in /s".to_owned()));
     }
 
@@ -280,6 +328,8 @@ mod tests {
             let size = Size(bytes >> shift << shift.min(40));
             prop_assert_eq!(parse_size(&print_size(size)), Ok(size));
             prop_assert_eq!(parse_rate(&print_rate(Rate(rate))), Ok(Rate(rate)));
+            let through = Throughput(size.0);
+            prop_assert_eq!(parse_throughput(&print_throughput(through)), Ok(through));
         }
 
         #[test]
@@ -288,6 +338,7 @@ mod tests {
                 let _ = parse_duration(&text);
                 let _ = parse_size(&text);
                 let _ = parse_rate(&text);
+                let _ = parse_throughput(&text);
             }
         }
     }

@@ -18,7 +18,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor, value};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::form::{BackendAddress, BindAddress, Text};
+use super::form::{BindAddress, Ip, ListenAddress, Text};
+use super::model::Source;
 use crate::net::addr::{Address, Bind};
 
 /// A value with a form: what the wrappers [`As`], [`OrOff`], [`OrAuto`] are made of.
@@ -378,7 +379,7 @@ impl Binds {
     ///
     /// Those of the serializer.
     pub fn serialize<S: Serializer>(values: &[Address], s: S) -> Result<S::Ok, S::Error> {
-        OneOrMany::<BackendAddress, 1>::serialize(values, s)
+        OneOrMany::<ListenAddress, 1>::serialize(values, s)
     }
 
     /// Reads the addresses and expands ranges.
@@ -403,5 +404,73 @@ impl JsonSchema for Binds {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         OneOrMany::<BindAddress, 1>::json_schema(generator)
+    }
+}
+
+/// Local addresses to connect from, one or a list, or `client`: on a [`Source`].
+pub struct Sources;
+
+/// The word for the client's own address.
+const CLIENT: &str = "client";
+
+impl Sources {
+    /// Writes the addresses or the word.
+    ///
+    /// # Errors
+    ///
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(value: &Source, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Source::Addresses(addresses) => OneOrMany::<Ip>::serialize(addresses, serializer),
+            Source::Client => serializer.serialize_str(CLIENT),
+        }
+    }
+
+    /// Reads the addresses or the word.
+    ///
+    /// # Errors
+    ///
+    /// Those of the deserializer, and a value that is not of this form.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Source, D::Error> {
+        d.deserialize_any(SourceVisitor)
+    }
+}
+
+struct SourceVisitor;
+
+impl<'de> Visitor<'de> for SourceVisitor {
+    type Value = Source;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        ManyVisitor::<Ip>(PhantomData).expecting(f)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Source, E> {
+        if text == CLIENT {
+            return Ok(Source::Client);
+        }
+        ManyVisitor::<Ip>(PhantomData).visit_str(text).map(Source::Addresses)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Source, A::Error> {
+        ManyVisitor::<Ip>(PhantomData).visit_seq(items).map(Source::Addresses)
+    }
+}
+
+impl JsonSchema for Sources {
+    fn schema_name() -> Cow<'static, str> {
+        "Sources".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = OneOrMany::<Ip>::json_schema(generator);
+        if let Some(serde_json::Value::Array(forms)) = schema.get_mut("anyOf") {
+            forms.push(serde_json::json!({ "enum": [CLIENT] }));
+        }
+        schema
     }
 }

@@ -61,7 +61,7 @@ impl Source {
     /// # Errors
     ///
     /// See [`LoadError`].
-    pub fn load(&self) -> Result<Config, LoadError> {
+    pub fn load(&self) -> Result<config::Loaded, LoadError> {
         let path = self.path.clone().ok_or(LoadError::NoFile)?;
         let mut bytes = Vec::new();
         let read = std::fs::File::open(&path)
@@ -70,7 +70,7 @@ impl Source {
             return Err(LoadError::Unreadable { path, error });
         }
         let env = |name: &str| std::env::var(name).ok();
-        config::load_bytes(&bytes, &env, &self.registry).map_err(LoadError::Problems)
+        config::load_with_places(&bytes, &env, &self.registry).map_err(LoadError::Problems)
     }
 }
 
@@ -99,7 +99,7 @@ pub trait Host: Send {
 pub struct HostError(pub String);
 
 /// A configuration that was read again.
-pub(super) struct Loaded(Result<Config, LoadError>);
+pub(super) struct Loaded(Result<config::Loaded, LoadError>);
 
 /// Reloads under way.
 #[derive(Default)]
@@ -139,7 +139,7 @@ impl Controller {
     /// The configuration was read again.
     pub(super) async fn reload(&mut self, Loaded(read): Loaded) {
         let done = match read {
-            Ok(config) => self.put_in_force(config).await,
+            Ok(loaded) => self.put_in_force(loaded.config).await,
             Err(LoadError::Problems(problems)) => Err(Error::Problems(problems)),
             Err(error) => Err(Error::NotNow(error.to_string())),
         };

@@ -3,10 +3,14 @@
 //! The error of a parser is a hint: what to do about the text, to be put behind
 //! "expected …, found …"; empty when there is none.
 
+mod target;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+
+pub use target::{Target, parse_host_name};
 
 /// The longest path of a unix socket, in bytes: `sun_path` less its final NUL (`unix(7)`).
 pub const MAX_UNIX_PATH: usize = 107;
@@ -210,8 +214,7 @@ fn without_port(text: &str, wanted: Use) -> String {
 }
 
 const NO_SCHEME: &str = "without a scheme: what is forwarded is bytes";
-const NO_NAMES: &str =
-    "names are not supported yet; write an IP address and a port, such as 10.0.0.11:9501";
+const NO_NAMES: &str = "write an IP address and a port, such as 10.0.0.11:9501";
 
 fn parse_host(host: &str, port: &str, wanted: Use) -> Result<Host, String> {
     if let Some(inner) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {

@@ -2,13 +2,17 @@
 
 pub mod addr;
 pub mod child;
+pub mod cidr;
+pub mod client_hello;
 pub mod clock;
 pub mod dial;
 pub mod drive;
 pub mod listen;
 pub mod pass;
-pub mod pipe;
 pub mod reactor;
+pub mod name;
+pub mod pipe;
+pub mod proxy_protocol;
 pub mod relay;
 pub mod stream;
 mod sys;

@@ -4,6 +4,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::config::model::Config;
+
 /// Descriptors for everything that is no connection: log, runtimes, configuration, checks.
 const RESERVED: u64 = 64;
 /// Descriptors of a connection: its two sockets.
@@ -23,6 +25,19 @@ pub(super) fn raise_descriptors() -> u64 {
         let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::from(u32::MAX))
+}
+
+/// The most connections that this process could have with a configuration, its limit on descriptors
+/// raised.
+pub(super) fn possible_connections(config: &Config) -> u32 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let descriptors = maximum.or(current).unwrap_or(u64::from(u32::MAX));
+    let threads = threads(config.runtime.threads);
+    let addresses: usize = config.listeners.values().map(|listener| listener.bind.len()).sum();
+    match share(descriptors, addresses * threads, threads, None) {
+        Ok(Shares { connections, .. }) => connections,
+        Err(possible) => possible,
+    }
 }
 
 /// Threads to run: as configured, else as many as cores may be used.

@@ -7,9 +7,11 @@ mod server;
 mod signals;
 mod systemd;
 mod upgrade;
+mod warnings;
 
 pub use crate::control::reload::{LoadError, Source};
 pub use doors::BindError;
 pub use server::{Server, StartError};
 pub use signals::Signals;
 pub use upgrade::{Inheritance, UpgradeError};
+pub use warnings::warnings;

@@ -12,6 +12,7 @@ mod accept;
 mod connect;
 mod connection;
 mod judge;
+pub mod sources;
 mod worker;
 
 pub use accept::Socket;

@@ -12,6 +12,7 @@ mod ending;
 mod histogram;
 mod notice;
 mod pool;
+pub mod route;
 mod slots;
 mod snapshot;
 mod streak;

@@ -116,7 +116,7 @@ impl ConnectPolicy {
             hedge: connect.hedge.filter(|_| !is_hot_standby).map(ticks),
             deadline: ticks(connect.deadline),
             retry_percent: connect.retry_budget,
-            sources: connect.source.clone(),
+            sources: connect.source.addresses().to_vec(),
         }
     }
 }

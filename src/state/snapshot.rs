@@ -90,7 +90,9 @@ impl Snapshot {
         }
         let mut listeners = Vec::new();
         for (name, listener) in &config.listeners {
-            let pool = pools.get(listener.pool.as_str()).ok_or_else(|| listener.pool.clone())?;
+            // TODO-WIRE routes
+            let [route] = listener.routes.as_slice() else { return Err(name.clone()) };
+            let pool = pools.get(route.pool.as_str()).ok_or_else(|| route.pool.clone())?;
             let known = before.and_then(|before| before.listener(name));
             listeners.push(Arc::new(build_listener(name, listener, (pool, known))));
         }

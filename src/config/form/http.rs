@@ -4,6 +4,7 @@ use hyper::Uri;
 
 use super::super::model::StatusRange;
 use super::Text;
+use crate::net::addr::parse_host_name;
 
 /// The method of a request.
 pub struct Method;
@@ -85,38 +86,21 @@ impl Text for HostName {
     }
 }
 
-/// Labels of letters, digits, `-` and `_`, each of 1 to 63 characters, 253 in all.
-///
-/// The error is a hint.
-pub(in super::super) fn parse_name(text: &str) -> Result<(), String> {
-    if text.contains("://") || text.contains('/') {
+/// A name without scheme, port and final dot. The error is a hint.
+fn parse_name(text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        return Err(String::new());
+    }
+    if text.contains('/') {
         return Err("the name alone, without scheme and path".to_owned());
     }
     if text.contains(':') {
         return Err("the name alone, without a port".to_owned());
     }
-    if text.len() > 253 {
-        return Err("a name has at most 253 characters".to_owned());
-    }
     if let Some(bare) = text.strip_suffix('.').filter(|bare| !bare.is_empty()) {
         return Err(format!("without the dot at the end: {bare}"));
     }
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    match text.chars().find(|c| !allowed(*c)) {
-        Some(wrong) if wrong.is_alphabetic() => {
-            return Err("write an international name in its ASCII form (xn--…)".to_owned());
-        }
-        Some(wrong) => return Err(format!("without {wrong:?}")),
-        None => {}
-    }
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
-    };
-    match text.split('.').all(is_label) {
-        true => Ok(()),
-        false if text.is_empty() => Err(String::new()),
-        false => Err("each part has 1 to 63 characters and no - at its ends".to_owned()),
-    }
+    parse_host_name(text)
 }
 
 /// The `Host` of a request: a name or an address, and a port where it is not the usual one.

@@ -175,6 +175,6 @@ fn period(text: &str) -> Option<Duration> {
 }
 
 /// The duration of a key; `None` where it cannot be read.
-fn duration(section: &Node<'_>, key: &str, default: Duration) -> Option<Duration> {
+pub(super) fn duration(section: &Node<'_>, key: &str, default: Duration) -> Option<Duration> {
     section.get(key).map_or(Some(default), |node| node.text().and_then(period))
 }

@@ -126,3 +126,69 @@ fn the_number_of_bound_addresses_is_bounded() {
     let problem = problem(&file(&["127.0.0.1:1-65535", "127.0.0.2:1-65535"], FAR));
     assert!(problem.contains("more than 65536 addresses to listen on"), "{problem}");
 }
+
+#[test]
+fn a_listener_that_forwards_to_itself_by_a_route_is_found() {
+    let text = "\
+listeners:
+  a:
+    bind: 127.0.0.1:80
+    routes: [{ match: { tls: true }, pool: far }, { pool: near }]
+pools: { far: { backends: [10.0.0.1:80] }, near: { backends: [127.0.0.1:80] } }
+";
+    let problem = problem(text);
+    assert!(problem.starts_with("3:11: listeners.a.bind: the listener forwards to itself"));
+}
+
+#[test]
+fn the_endpoint_listens_where_no_listener_does_and_asks_for_a_token() {
+    let with = |admin: &str| file(&["0.0.0.0:9900"], FAR) + &format!("admin: {admin}\n");
+    for (admin, start) in [
+        ("{}", "4:8: admin.bind: 127.0.0.1:9900 is taken by listener \"l0\""),
+        ("{ bind: 10.0.0.1:9900, token_file: /t }", "4:16: admin.bind: 10.0.0.1:9900 is taken"),
+        ("{ bind: 10.0.0.1:9901 }", "4:16: admin.token_file: the key is missing"),
+        ("{ bind: \"[::]:9900\" }", "4:16: admin.token_file: the key is missing"),
+        ("{ bind: 127.0.0.1:9901-9902 }", "4:16: admin.bind: expected an address"),
+        ("on", "4:8: admin: expected a section with the keys bind, token_file"),
+    ] {
+        let problem = problem(&with(admin));
+        assert!(problem.starts_with(start), "{problem}");
+    }
+    for admin in ["off", "{ bind: 127.0.0.1:0 }", "{ bind: \"[::1]:9900\" }", "{ bind: unix:/a }"] {
+        config(&with(admin));
+    }
+    config(&with("{ bind: 0.0.0.0:9901, token_file: /t }"));
+}
+
+#[test]
+fn a_listener_has_a_pool_or_routes() {
+    let listener = |keys: &str| {
+        format!(
+            "defaults: {{ listener: {{ over_limit: wait }} }}\n\
+             listeners: {{ a: {{ bind: 127.0.0.1:80, {keys} }} }}\n\
+             pools: {{ app: {{ backends: {FAR} }}, other: {{ backends: {FAR} }} }}\n"
+        )
+    };
+    assert_eq!(
+        problem(&listener("")),
+        "2:17: listeners.a: a key is missing; expected one of pool, routes"
+    );
+    assert_eq!(
+        problem(&listener("routes: [{ pool: app }], pool: app")),
+        "2:64: listeners.a.pool: expected one of pool, routes, found \"routes\" too"
+    );
+    assert_eq!(
+        problem(&listener("routes: []")),
+        "2:47: listeners.a.routes: the list is empty; expected at least 1"
+    );
+    let inherited = |keys: &str, default: &str| {
+        config(&listener(keys).replace("over_limit: wait", default)).listeners["a"].routes.clone()
+    };
+    assert_eq!(inherited("", "pool: other")[0].pool, "other");
+    assert_eq!(inherited("", "routes: [{ pool: app }, { pool: other }]").len(), 2);
+    assert_eq!(inherited("pool: app", "routes: [{ pool: app }, { pool: other }]").len(), 1);
+    let routes = inherited("routes: [{ match: { tls: true }, pool: app }]", "pool: other");
+    assert_eq!((routes.len(), routes[0].pool.as_str()), (1, "app"));
+    let both = listener("").replace("over_limit: wait", "pool: app, routes: [{ pool: app }]");
+    assert!(problem(&both).starts_with("1:36: defaults.listener.routes: expected one of pool"));
+}
