@@ -10,5 +10,6 @@ pub mod name;
 pub mod pipe;
 pub mod proxy_protocol;
 pub mod relay;
+pub mod resolve;
 pub mod stream;
 mod sys;
