@@ -13,3 +13,4 @@ pub mod relay;
 pub mod resolve;
 pub mod stream;
 mod sys;
+pub mod throttle;
