@@ -153,7 +153,7 @@ pub struct DialOptions {
 /// Whether this process may connect from addresses that are not this host's.
 ///
 /// That the answers come back here is for the routing of the backends and of this host to see to;
-/// docs/operations.md has the rules.
+/// docs/transparent-source.md has the rules.
 ///
 /// # Errors
 ///

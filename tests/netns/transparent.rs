@@ -66,7 +66,7 @@ impl Drop for Neighbour {
     }
 }
 
-/// What comes back for such connections is delivered here: the rules of docs/operations.md.
+/// What comes back for such connections is delivered here: the rules of docs/transparent-source.md.
 fn route_back() {
     run("ip", &["rule", "add", "fwmark", "1", "lookup", "100"]);
     run("ip", &["route", "add", "local", "0.0.0.0/0", "dev", "lo", "table", "100"]);
