@@ -55,7 +55,19 @@ pub(super) fn check(node: &Node<'_>, shape: &Shape, path: &Path<'_>, to: &mut Pr
             check_choice(node, branches, path, to)
         }
         (Shape::Any(shapes), _) => check_any(node, shapes, path, to),
+        (Shape::List { item, .. }, Kind::Scalar(text)) if item.is_leaf() => {
+            mismatch(shape, (node, path), &as_list(text), to)
+        }
         _ => mismatch(shape, (node, path), "", to),
+    }
+}
+
+/// How a text is written where a list is expected.
+fn as_list(text: &str) -> String {
+    let words: Vec<String> = text.split_whitespace().map(show).collect();
+    match words.as_slice() {
+        [] => String::new(),
+        words => format!("did you mean [{}]?", words.join(", ")),
     }
 }
 
@@ -143,7 +155,7 @@ fn check_section(node: &Node<'_>, section: &Section, path: &Path<'_>, to: &mut P
             Some(key) => {
                 let value = check(&entry.value, &key.shape, &inner, to);
                 if to.is_empty() {
-                    values.insert(key.name.as_str().into(), value);
+                    insert(key, value, &mut values);
                 }
             }
             None => to.add(entry.key_pos, &inner, || {
@@ -165,6 +177,17 @@ fn check_section(node: &Node<'_>, section: &Section, path: &Path<'_>, to: &mut P
         fill_in(node, section, &mut values);
     }
     values.into()
+}
+
+/// Puts the value of a key where it belongs: with that key, or with the one that it is a word for.
+fn insert(key: &Key, value: Value, values: &mut Mapping) {
+    match &key.means {
+        Some((other, meant)) if value == Value::Bool(true) => {
+            values.insert(other.as_str().into(), (*meant).into());
+        }
+        Some(_) => {}
+        None => _ = values.insert(key.name.as_str().into(), value),
+    }
 }
 
 /// Gives keys that are absent the text of another one, where the model says so.

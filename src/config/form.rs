@@ -2,9 +2,15 @@
 //!
 //! A new form is one type that implements [`Text`] and one line in [`FORMS`].
 
+mod http;
+
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+pub use http::{HostHeader, HostName, Method, RequestPath, Status, Url};
+
+use super::model::{ACTION_PLACEHOLDERS, PROBE_PLACEHOLDERS, check_template};
 use super::unit::{self, Rate, Size};
 use crate::net::addr::{self, Address, Bind};
 
@@ -65,6 +71,17 @@ pub const FORMS: &[Form] = &[
     Form::of::<BackendAddress>(),
     Form::of::<BindAddress>(),
     Form::of::<Ip>(),
+    Form::of::<FilePath>(),
+    Form::of::<Plain>(),
+    Form::of::<Filled>(),
+    Form::of::<ProbeArgument>(),
+    Form::of::<ActionArgument>(),
+    Form::of::<Method>(),
+    Form::of::<RequestPath>(),
+    Form::of::<HostName>(),
+    Form::of::<HostHeader>(),
+    Form::of::<Status>(),
+    Form::of::<Url>(),
 ];
 
 /// The name of a listener, a pool or a backend.
@@ -216,4 +233,113 @@ impl Text for Ip {
     fn print(value: &IpAddr) -> String {
         value.to_string()
     }
+}
+
+/// The path of a file.
+pub struct FilePath;
+
+impl Text for FilePath {
+    type Value = PathBuf;
+    const NAME: &'static str = "file";
+    const EXPECTED: &'static str =
+        "the absolute path of a file, such as /var/lib/tidegate/state.json";
+    const PATTERN: &'static str = "^/.*[^/]$";
+
+    fn parse(text: &str) -> Result<PathBuf, String> {
+        match text {
+            "" => Err(String::new()),
+            _ if text.contains('\0') => Err("a path has no NUL".to_owned()),
+            _ if !text.starts_with('/') => Err("it begins with /".to_owned()),
+            _ if text.ends_with('/') => Err("that is a directory".to_owned()),
+            _ => Ok(PathBuf::from(text)),
+        }
+    }
+
+    fn print(value: &PathBuf) -> String {
+        value.display().to_string()
+    }
+}
+
+/// Any text.
+pub struct Plain;
+
+impl Text for Plain {
+    type Value = String;
+    const NAME: &'static str = "text";
+    const EXPECTED: &'static str = "text";
+    const PATTERN: &'static str = "";
+
+    fn parse(text: &str) -> Result<String, String> {
+        Ok(text.to_owned())
+    }
+
+    fn print(value: &String) -> String {
+        value.clone()
+    }
+}
+
+/// Text of at least one character.
+pub struct Filled;
+
+impl Text for Filled {
+    type Value = String;
+    const NAME: &'static str = "non-empty text";
+    const EXPECTED: &'static str = "text that is not empty";
+    const PATTERN: &'static str = r"[\s\S]";
+
+    fn parse(text: &str) -> Result<String, String> {
+        if text.is_empty() { Err(String::new()) } else { Ok(text.to_owned()) }
+    }
+
+    fn print(value: &String) -> String {
+        value.clone()
+    }
+}
+
+/// An argument of a probe's command.
+pub struct ProbeArgument;
+
+impl Text for ProbeArgument {
+    type Value = String;
+    const NAME: &'static str = "argument of a probe";
+    const EXPECTED: &'static str =
+        "an argument, in which {pool}, {backend}, {host}, {port} are known";
+    const PATTERN: &'static str = ARGUMENT;
+
+    fn parse(text: &str) -> Result<String, String> {
+        parse_argument(text, PROBE_PLACEHOLDERS)
+    }
+
+    fn print(value: &String) -> String {
+        value.clone()
+    }
+}
+
+/// An argument of a recovery action's command.
+pub struct ActionArgument;
+
+impl Text for ActionArgument {
+    type Value = String;
+    const NAME: &'static str = "argument of an action";
+    const EXPECTED: &'static str =
+        "an argument, in which {pool}, {backend}, {host}, {port}, {event}, {cause} are known";
+    const PATTERN: &'static str = ARGUMENT;
+
+    fn parse(text: &str) -> Result<String, String> {
+        parse_argument(text, ACTION_PLACEHOLDERS)
+    }
+
+    fn print(value: &String) -> String {
+        value.clone()
+    }
+}
+
+/// Braces in pairs or doubled.
+const ARGUMENT: &str = r"^([^{}]|\{\{|\}\}|\{[a-z]+\})*$";
+
+fn parse_argument(text: &str, known: &[&str]) -> Result<String, String> {
+    if text.contains('\0') {
+        return Err("an argument has no NUL".to_owned());
+    }
+    check_template(text, known).map(|()| text.to_owned())
 }

@@ -6,6 +6,7 @@
 //! keys) → values by serde. Every problem of a file is found in one go; each has its place.
 
 mod check;
+mod diff;
 mod expand;
 pub mod form;
 mod merge;
@@ -27,6 +28,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashSet;
 
+pub use diff::{Changes, Names};
 pub use problem::{Problem, render};
 pub use read::{MAX_BYTES, MAX_DEPTH, MAX_NODES};
 pub use reference::reference;
@@ -124,14 +126,18 @@ fn finish(
     if let serde_yaml::Value::Mapping(root) = &mut value {
         root.remove("defaults");
     }
-    serde_yaml::with::singleton_map_recursive::deserialize(value).map_err(
-        |error: serde_yaml::Error| {
+    match serde_yaml::with::singleton_map_recursive::deserialize::<Config, _>(value) {
+        Ok(mut config) => {
+            config.settle();
+            Ok(config)
+        }
+        Err(error) => {
             // The shape has let something through that the model refuses.
             problems
                 .add(read.root.pos, &Path::Root, || format!("this is a bug of tidegate: {error}"));
-            problems.into_list()
-        },
-    )
+            Err(problems.into_list())
+        }
+    }
 }
 
 fn check_defaults(root: &Node<'_>, shape: &Shape, problems: &mut Problems) {

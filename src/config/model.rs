@@ -14,16 +14,30 @@
 //!   `tcp` or `{http: {…}}`.
 //! - A key that must be there: a field without a default.
 
+mod failover;
+mod health;
+mod recovery;
+mod template;
+
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use indexmap::IndexMap;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::form::{BackendAddress, Ip, Period};
-use super::written::{As, Binds, OneOrMany, OrAuto, OrOff, Whole};
+pub use failover::{Demotion, DemotionConnections, Failback, Failover};
+pub use health::{EvictedConnections, ExecProbe, HealthCheck, HttpProbe, OutlierDetection, Probe};
+pub use health::{SendExpectProbe, StatusRange, TlsProbe};
+pub use recovery::{Action, ExecAction, Recovery, WebhookAction};
+pub(super) use template::check as check_template;
+pub use template::{ACTION_PLACEHOLDERS, PROBE_PLACEHOLDERS, Values, expand};
+
+use super::form::{BackendAddress, FilePath, Ip, Period};
+use super::written::{As, Binds, OneOrMany, OrAuto, OrOff, Section, Whole};
 use crate::balance::Options;
 use crate::net::addr::Address;
 
@@ -35,6 +49,10 @@ type Count = Whole<NonZeroU32, 1, { u32::MAX as u64 }>;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// A file in which health, active roles and what operators said survive a restart; `off` =
+    /// none.
+    #[serde(default, with = "OrOff::<FilePath>")]
+    pub state_file: Option<PathBuf>,
     /// The process: threads, shutdown, limits.
     #[serde(default)]
     pub runtime: Runtime,
@@ -47,6 +65,16 @@ pub struct Config {
     /// Where connections go, by name.
     #[schemars(extend("minProperties" = 1))]
     pub pools: IndexMap<String, Pool>,
+}
+
+impl Config {
+    /// Gives keys that are absent the defaults that depend on others.
+    pub(super) fn settle(&mut self) {
+        for check in self.pools.values_mut().filter_map(|pool| pool.health_check.as_mut()) {
+            // A longer one that was written has been refused.
+            check.fast_interval = check.fast_interval.min(check.interval);
+        }
+    }
 }
 
 /// Any key of a listener or a pool. A listener or pool that has the key itself overrides it: the
@@ -245,6 +273,39 @@ pub struct Pool {
     /// How connections to backends are made.
     #[serde(default)]
     pub connect: Connect,
+    /// Active checks; `off` = none.
+    #[serde(default, with = "OrOff::<Section<HealthCheck>>")]
+    pub health_check: Option<HealthCheck>,
+    /// Passive detection, from real connections; `off` = none.
+    #[serde(default = "Pool::default_outlier_detection")]
+    #[serde(with = "OrOff::<Section<OutlierDetection>>")]
+    pub outlier_detection: Option<OutlierDetection>,
+    /// What becomes of the open connections of a backend that is evicted.
+    #[serde(default)]
+    pub evicted_connections: EvictedConnections,
+    /// Time over which the share of a backend that returns to rotation grows from 10 % to all of
+    /// it; never at start-up.
+    #[serde(default, with = "OrOff::<Period>")]
+    #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "1d"))]
+    pub slow_start: Option<Duration>,
+    /// Percent of the backends in rotation under which all but disabled ones are used; 0 = never.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 100))]
+    pub panic_threshold: u32,
+    /// How work moves between priorities and standbys.
+    #[serde(default)]
+    pub failover: Failover,
+    /// What is run when checks or passive detection have changed a state; nothing at start-up or on
+    /// an operator's word.
+    #[serde(default)]
+    pub recovery: Recovery,
+}
+
+impl Pool {
+    #[expect(clippy::unnecessary_wraps, reason = "serde wants the type of the field")]
+    fn default_outlier_detection() -> Option<OutlierDetection> {
+        Some(OutlierDetection::default())
+    }
 }
 
 /// A strategy by name, with the options given for it.
@@ -258,10 +319,18 @@ pub struct Strategy {
     pub options: Options,
 }
 
+impl Strategy {
+    /// Whether one backend is active and the others stand by.
+    #[must_use]
+    pub fn is_hot_standby(&self) -> bool {
+        self.name == "hot_standby"
+    }
+}
+
 /// One node that connections are forwarded to. An address alone is short for `{address: …}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(extend("x-shorthand" = "address"))]
+#[schemars(extend("x-shorthand" = "address"), transform = with_backup)]
 pub struct Backend {
     /// Where it is: an IP address and a port, or a unix socket.
     #[serde(with = "As::<BackendAddress>")]
@@ -277,11 +346,25 @@ pub struct Backend {
     /// Connections at one time; `off` = no limit.
     #[serde(default, with = "OrOff::<Count>")]
     pub max_connections: Option<NonZeroU32>,
+    /// Port that is checked instead of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub health_port: Option<u16>,
+    /// Begin as if an operator had disabled it: no connections, no checks.
+    #[serde(default)]
+    pub disabled: bool,
+    /// Backends of the lowest number that has a usable one get all connections.
+    // `backup: true` becomes 1.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 65535))]
+    pub priority: u32,
 }
 
 impl Backend {
     /// The largest weight.
     pub const MAX_WEIGHT: u32 = 65_535;
+    /// The largest priority.
+    pub const MAX_PRIORITY: u32 = 65_535;
 
     const fn default_weight() -> u32 {
         1
@@ -328,4 +411,18 @@ impl Default for Connect {
             source: Vec::new(),
         }
     }
+}
+
+/// Adds the key `backup`, which is a word for a priority: the checker puts that in its place.
+fn with_backup(schema: &mut Schema) {
+    let Some(Value::Object(keys)) = schema.get_mut("properties") else { return };
+    let backup = json!({
+        "description": "Stands by for the others: short for `priority: 1`.",
+        "type": "boolean",
+        "default": false,
+        "x-means": { "priority": 1 },
+    });
+    let priority = keys.shift_remove("priority");
+    keys.insert("backup".to_owned(), backup);
+    keys.extend(priority.map(|priority| ("priority".to_owned(), priority)));
 }

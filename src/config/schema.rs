@@ -35,6 +35,7 @@ pub fn schema(registry: &Registry) -> Value {
 /// | `x-none` | the words of this `enum` mean that there is no value |
 /// | `x-shorthand` | a text in the place of this section is the value of that key |
 /// | `x-default-from` | without this key its value is the text of that key |
+/// | `x-means` | true in the place of this key is that value of that other key |
 pub(super) fn annotated(registry: &Registry) -> Value {
     let mut defaults = of_type::<Defaults>();
     let mut root = of_type::<Config>();
@@ -298,6 +299,6 @@ mod tests {
     fn keys_stand_in_the_order_of_the_contract() {
         let schema = schema(&Registry::default());
         let keys: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["runtime", "log", "defaults", "listeners", "pools"]);
+        assert_eq!(keys, ["state_file", "runtime", "log", "defaults", "listeners", "pools"]);
     }
 }

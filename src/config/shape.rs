@@ -82,6 +82,8 @@ pub(super) struct Key {
     pub(super) default: Option<Value>,
     /// Another key whose text is the default.
     pub(super) default_from: Option<String>,
+    /// The key is a word for a value of another one: true means that the other has that value.
+    pub(super) means: Option<(String, u64)>,
 }
 
 impl Section {
@@ -262,9 +264,17 @@ fn words(object: &Map<String, Value>) -> Option<Vec<Word>> {
 fn choice(branches: &[Value]) -> Shape {
     let mut all_words = Vec::new();
     let mut choices: Vec<Branch> = Vec::new();
+    let mut add = |branch: Branch| match choices.iter_mut().find(|one| one.name == branch.name) {
+        Some(word) if word.options.is_none() => *word = branch,
+        Some(_) => {}
+        None => choices.push(branch),
+    };
     let mut has_options = false;
     for object in branches.iter().filter_map(Value::as_object) {
         if let Some(words) = words(object) {
+            for Word { name, doc, .. } in &words {
+                add(Branch { name: name.clone(), doc: doc.clone(), options: None });
+            }
             all_words.extend(words);
             continue;
         }
@@ -272,16 +282,11 @@ fn choice(branches: &[Value]) -> Shape {
         for (name, options) in properties.into_iter().flatten() {
             has_options = true;
             let doc = string(object, "description");
-            choices.push(Branch { name: name.clone(), doc, options: Some(Shape::of(options)) });
+            add(Branch { name: name.clone(), doc, options: Some(Shape::of(options)) });
         }
     }
     if !has_options && !branches.is_empty() {
         return Shape::Words(all_words);
-    }
-    for Word { name, doc, .. } in all_words {
-        if !choices.iter().any(|branch| branch.name == name) {
-            choices.push(Branch { name, doc, options: None });
-        }
     }
     Shape::Choice(choices)
 }
@@ -298,6 +303,9 @@ fn section(object: &Map<String, Value>) -> Section {
             is_required: required.is_some_and(|keys| keys.iter().any(|key| key == name)),
             default: object.get("default").filter(|value| !value.is_object()).cloned(),
             default_from: object.get("x-default-from").and_then(Value::as_str).map(str::to_owned),
+            means: object.get("x-means").and_then(Value::as_object).and_then(|means| {
+                means.iter().find_map(|(key, value)| Some((key.clone(), value.as_u64()?)))
+            }),
         }
     };
     let properties = object.get("properties").and_then(Value::as_object);

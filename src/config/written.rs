@@ -216,10 +216,57 @@ or_word!(
     OrAuto, "auto", serde_json::json!(["auto"])
 );
 
-/// One value or a list of them: `#[serde(with = "OneOrMany::<Ip>")]` on a `Vec<IpAddr>`.
-pub struct OneOrMany<T>(PhantomData<T>);
+/// A value that may be absent and has no word for that: `#[serde(with = "Maybe::<Filled>")]` on an
+/// `Option<String>`, with `skip_serializing_if = "Option::is_none"`.
+pub struct Maybe<W>(PhantomData<W>);
 
-impl<T: Text> OneOrMany<T> {
+impl<W: Written> Maybe<W> {
+    /// Writes the value.
+    ///
+    /// # Errors
+    ///
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(
+        value: &Option<W::Value>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => W::write(value, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    /// Reads the value.
+    ///
+    /// # Errors
+    ///
+    /// Those of the deserializer, and a value that is not of this form.
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<W::Value>, D::Error> {
+        W::read(deserializer).map(Some)
+    }
+}
+
+impl<W: Written> JsonSchema for Maybe<W> {
+    fn schema_name() -> Cow<'static, str> {
+        "Maybe".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        W::schema(generator)
+    }
+}
+
+/// One value or a list of them, at least `MIN`: `#[serde(with = "OneOrMany::<Ip>")]` on a
+/// `Vec<IpAddr>`.
+pub struct OneOrMany<T, const MIN: usize = 0>(PhantomData<T>);
+
+impl<T: Text, const MIN: usize> OneOrMany<T, MIN> {
     /// Writes one value alone, others as a list.
     ///
     /// # Errors
@@ -242,7 +289,7 @@ impl<T: Text> OneOrMany<T> {
     }
 }
 
-impl<T: Text> JsonSchema for OneOrMany<T> {
+impl<T: Text, const MIN: usize> JsonSchema for OneOrMany<T, MIN> {
     fn schema_name() -> Cow<'static, str> {
         "OneOrMany".into()
     }
@@ -253,7 +300,11 @@ impl<T: Text> JsonSchema for OneOrMany<T> {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let one = T::schema(generator);
-        json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
+        let mut many = json_schema!({ "type": "array", "items": one });
+        if MIN > 0 {
+            many.insert("minItems".to_owned(), MIN.into());
+        }
+        json_schema!({ "anyOf": [one, many] })
     }
 }
 
@@ -327,7 +378,7 @@ impl Binds {
     ///
     /// Those of the serializer.
     pub fn serialize<S: Serializer>(values: &[Address], s: S) -> Result<S::Ok, S::Error> {
-        OneOrMany::<BackendAddress>::serialize(values, s)
+        OneOrMany::<BackendAddress, 1>::serialize(values, s)
     }
 
     /// Reads the addresses and expands ranges.
@@ -336,7 +387,7 @@ impl Binds {
     ///
     /// Those of the deserializer, and a value that is not of this form.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Address>, D::Error> {
-        let binds = OneOrMany::<BindAddress>::deserialize(d)?;
+        let binds = OneOrMany::<BindAddress, 1>::deserialize(d)?;
         Ok(binds.iter().flat_map(Bind::addresses).collect())
     }
 }
@@ -351,10 +402,6 @@ impl JsonSchema for Binds {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let mut schema = OneOrMany::<BindAddress>::json_schema(generator);
-        if let Some(many) = schema.pointer_mut("/anyOf/1") {
-            many["minItems"] = 1.into();
-        }
-        schema
+        OneOrMany::<BindAddress, 1>::json_schema(generator)
     }
 }

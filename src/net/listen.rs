@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -20,7 +21,7 @@ use super::addr::Address;
 use super::stream::{Stream, set_liveness};
 
 /// Options of a listening socket; what a connection can inherit from it, it inherits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenOptions {
     /// No delay of small segments (Nagle).
     pub nodelay: bool,
@@ -42,7 +43,7 @@ pub struct Bound {
     /// The address, with the port that the kernel chose where 0 was asked for.
     pub address: Address,
     /// The sockets, all on that address. At least one.
-    pub sockets: Vec<OwnedFd>,
+    pub sockets: Vec<Arc<OwnedFd>>,
     /// The file of a unix socket.
     pub path: Option<SocketPath>,
 }
@@ -85,15 +86,15 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 pub fn bind_all(address: &Address, shards: usize, options: &ListenOptions) -> io::Result<Bound> {
     match address {
         Address::Unix(path) => {
-            let sockets = vec![bind_unix(path, options)?];
+            let sockets = vec![Arc::new(bind_unix(path, options)?)];
             Ok(Bound { address: address.clone(), sockets, path: SocketPath::of(path) })
         }
         Address::Tcp(wanted) => {
             let first = bind_tcp(*wanted, true, options)?;
             let bound = local_address(&first)?;
-            let mut sockets = vec![first];
+            let mut sockets = vec![Arc::new(first)];
             for _ in 1..shards {
-                sockets.push(bind_tcp(bound, false, options)?);
+                sockets.push(Arc::new(bind_tcp(bound, false, options)?));
             }
             Ok(Bound { address: Address::Tcp(bound), sockets, path: None })
         }
@@ -127,7 +128,11 @@ fn bind_tcp(address: SocketAddr, is_first: bool, options: &ListenOptions) -> io:
 
 fn set_tcp_options(socket: &OwnedFd, options: &ListenOptions) -> io::Result<()> {
     sockopt::set_tcp_nodelay(socket, options.nodelay)?;
-    set_liveness(socket.as_fd(), options.keepalive, options.user_timeout)?;
+    if options.keepalive.is_none() {
+        sockopt::set_socket_keepalive(socket, false)?;
+    }
+    let user_timeout = options.user_timeout.or(Some(Duration::ZERO));
+    set_liveness(socket.as_fd(), options.keepalive, user_timeout)?;
     if let Some(wait) = options.defer_accept {
         super::sys::set_defer_accept(socket, wait)?;
     }
@@ -204,8 +209,29 @@ pub enum AcceptError {
 /// # Errors
 ///
 /// Out of memory; the socket is closed then.
-pub fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    super::sys::register(socket, Interest::READABLE)
+pub fn watch(socket: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    super::sys::register_shared(socket, Interest::READABLE)
+}
+
+/// Gives a listening socket other options, as far as it can have them: connections to come inherit
+/// them.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn set_options(socket: &OwnedFd, is_tcp: bool, options: &ListenOptions) -> io::Result<()> {
+    if is_tcp {
+        set_tcp_options(socket, options)?;
+    }
+    listen(socket, i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    Ok(())
+}
+
+/// Lets no more connections queue up than are there: before the last ones are accepted and the socket
+/// is closed.
+pub fn close_queue(socket: impl AsFd) {
+    // The kernel keeps room for one. A failure leaves the queue as it was.
+    let _ = listen(socket, 0);
 }
 
 /// Accepts one connection without waiting.

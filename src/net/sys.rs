@@ -1,9 +1,10 @@
 //! The raw system calls that no safe wrapper offers. The only file where `unsafe` is allowed.
 
-#![allow(unsafe_code, reason = "an ioctl, socket options and a registration that no crate wraps")]
+#![allow(unsafe_code, reason = "calls that no crate wraps")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -21,6 +22,24 @@ use tokio::io::unix::AsyncFd;
 pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open for as long as it lives, always of the same number, and the
     // `AsyncFd` owns it. Nobody replaces it: no code calls `get_mut` on a registered descriptor.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
+    registered.map_err(Into::into)
+}
+
+/// The same for a listening socket, which others hold too.
+///
+/// # Errors
+///
+/// Out of memory, or the descriptor is registered with this reactor already.
+///
+/// # Panics
+///
+/// Outside a tokio runtime with its I/O driver.
+pub(crate) fn register_shared(
+    fd: Arc<OwnedFd>,
+    interest: Interest,
+) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: as above; an `Arc` gives out the same `OwnedFd` for as long as it lives.
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
     registered.map_err(Into::into)
 }
@@ -119,6 +138,20 @@ pub(super) fn set_max_pacing_rate(socket: impl AsFd, bytes_per_second: u64) -> i
     set_option(socket, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, bytes_per_second)
 }
 
+/// Makes all descriptors from this number on close when a program is started (`close_range(2)` with
+/// `CLOSE_RANGE_CLOEXEC`).
+///
+/// # Errors
+///
+/// `ENOSYS` or `EINVAL` on kernels before 5.11.
+pub(super) fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
+    let flags = libc::c_int::try_from(libc::CLOSE_RANGE_CLOEXEC).unwrap_or(0);
+    // SAFETY: with this flag the call closes nothing and touches no memory of ours: it sets a bit of
+    // each descriptor, whoever owns it.
+    let done = unsafe { libc::close_range(first, libc::c_uint::MAX, flags) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 fn set_int(
     socket: impl AsFd,
     level: libc::c_int,
@@ -207,6 +240,17 @@ mod tests {
         drop(far);
         { &near }.read(&mut [0]).unwrap_err();
         assert!(is_closed(&near));
+    }
+
+    #[test]
+    fn a_descriptor_of_another_program_is_closed_when_one_is_started() {
+        let (reader, _writer) = io::pipe().unwrap();
+        // High, and with nothing of other tests above it that they want to hand down.
+        let high = rustix::io::fcntl_dupfd_cloexec(&reader, 900).unwrap();
+        rustix::io::fcntl_setfd(&high, rustix::io::FdFlags::empty()).unwrap();
+        close_on_exec_from(900).unwrap();
+        let flags = rustix::io::fcntl_getfd(&high).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! Serving until a signal says to stop.
 
 use std::io;
-use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -14,7 +13,7 @@ use super::server::Server;
 /// Made before anything is served, so that no signal finds nobody listening.
 #[derive(Debug)]
 pub struct Signals {
-    runtime: Runtime,
+    runtime: LocalRuntime,
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -28,7 +27,8 @@ impl Signals {
     ///
     /// When the runtime or the handlers cannot be set up.
     pub fn take_over() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtime =
+            Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
         let within = runtime.enter();
         let signals = [
             SignalKind::terminate(),
@@ -44,17 +44,19 @@ impl Signals {
         Ok(Self { runtime, terminate, interrupt, hangup, user })
     }
 
-    /// Serves until `SIGTERM` or `SIGINT`, then drains for `grace`; a second signal ends that at
+    /// Serves until `SIGTERM` or `SIGINT`, then drains; a second signal ends that at
     /// once. Returns whether the server ended because it was told to.
     #[must_use]
-    pub fn serve(self, mut server: Server, grace: Option<Duration>) -> bool {
+    pub fn serve(self, mut server: Server) -> bool {
         let Self { runtime, terminate, interrupt, hangup, user } = self;
         let mut stop = Stop { terminate, interrupt };
         let mut other = Other { hangup, user };
         runtime.block_on(async {
+            let grace;
             loop {
                 tokio::select! {
                     name = stop.next() => {
+                        grace = server.grace();
                         info!(
                             signal = name,
                             connections = server.connections(),
@@ -63,10 +65,13 @@ impl Signals {
                         );
                         break;
                     }
-                    name = other.next() => warn!(
-                        signal = name,
-                        "nothing happens: this version can neither reload nor upgrade itself"
-                    ),
+                    name = other.next() => match name {
+                        "SIGHUP" => reload(&server),
+                        name => warn!(
+                            signal = name,
+                            "nothing happens: this version cannot upgrade itself"
+                        ),
+                    },
                     () = server.ended() => {
                         error!("all worker threads have ended");
                         return false;
@@ -83,6 +88,15 @@ impl Signals {
             }
             true
         })
+    }
+}
+
+/// Has the configuration read again. What comes of it is told by the control plane, as an event.
+fn reload(server: &Server) {
+    if let Some(control) = server.control().cloned() {
+        tokio::task::spawn_local(async move {
+            let _ = control.reload().await;
+        });
     }
 }
 
