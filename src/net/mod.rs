@@ -8,6 +8,7 @@ pub mod clock;
 pub mod dial;
 pub mod listen;
 pub mod name;
+pub mod pass;
 pub mod pipe;
 pub mod proxy_protocol;
 pub mod relay;
