@@ -118,21 +118,41 @@ pub(super) fn is_before_traffic(action: &model::Action) -> bool {
 }
 
 /// A backend as the file has it.
-pub(super) fn node(id: Id, backend: &model::Backend) -> Node {
+pub(super) fn node(id: Id, place: &Place<'_>) -> Node {
+    let backend = place.config;
     let operator = if backend.disabled { Operator::Disabled } else { Operator::Enabled };
-    let names = (backend.name.as_str().into(), backend.address.to_string().into());
-    Node::new(id, names, backend.priority, (operator, backend.weight))
+    let names = (Arc::clone(&place.name), place.address.to_string().into());
+    Node::new(id, names, place.priority, (operator, place.weight))
+}
+
+/// A backend at one address: as the file has it, or as one of the addresses of a name.
+#[derive(Clone, Debug)]
+pub(super) struct Place<'a> {
+    pub(super) config: &'a model::Backend,
+    pub(super) name: Arc<str>,
+    pub(super) address: Address,
+    pub(super) priority: u32,
+    pub(super) weight: u32,
+}
+
+impl<'a> Place<'a> {
+    /// The one address of a backend whose address is no name.
+    pub(super) fn of(config: &'a model::Backend) -> Option<Self> {
+        let address = config.address.address()?.clone();
+        let name = config.name.as_str().into();
+        Some(Self { config, name, address, priority: config.priority, weight: config.weight })
+    }
 }
 
 /// Where a backend is checked, and from where.
 pub(super) fn target(
     pool: &Pool,
     check: Option<&model::HealthCheck>,
-    backend: &model::Backend,
+    place: &Place<'_>,
     ports: EphemeralPorts,
 ) -> Target {
-    let port = backend.health_port.or(check.and_then(|check| check.port));
-    let address = match (&backend.address, port) {
+    let port = place.config.health_port.or(check.and_then(|check| check.port));
+    let address = match (&place.address, port) {
         (Address::Tcp(tcp), Some(port)) => {
             let mut tcp = *tcp;
             tcp.set_port(port);
@@ -143,11 +163,11 @@ pub(super) fn target(
     let source = pool.sources(&address).next().flatten();
     Target {
         pool: Arc::clone(&pool.name),
-        backend: backend.name.as_str().into(),
+        backend: Arc::clone(&place.name),
         source,
         address,
         ports,
-        preface: Arc::new([]),
+        preface: pool.preface_of_checks(),
     }
 }
 

@@ -356,9 +356,9 @@ impl Controller {
 }
 
 /// What of a configuration makes a check another one.
-fn probe_of(pool: &model::Pool) -> Option<(&model::Probe, Option<u16>, &[std::net::IpAddr])> {
+fn probe_of(pool: &model::Pool) -> Option<(&model::Probe, Option<u16>, &model::Connect)> {
     let check = pool.health_check.as_ref()?;
-    Some((&check.probe, check.port, &pool.connect.source))
+    Some((&check.probe, check.port, &pool.connect))
 }
 
 impl Controlled {

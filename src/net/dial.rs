@@ -88,6 +88,7 @@ impl ConnectError {
                 | Errno::AGAIN
                 | Errno::ADDRNOTAVAIL
                 | Errno::ADDRINUSE
+                | Errno::AFNOSUPPORT
                 | Errno::PERM
                 | Errno::ACCESS,
                 _,
@@ -143,6 +144,21 @@ pub struct DialOptions {
     pub nodelay: bool,
     /// Ports on which a socket could meet itself.
     pub ports: EphemeralPorts,
+    /// The source address need not be this host's. See [`check_transparent`].
+    pub transparent: bool,
+}
+
+/// Whether this process may connect from addresses that are not this host's.
+///
+/// That the answers come back here is for the routing of the backends and of this host to see to;
+/// docs/transparent-source.md has the rules.
+///
+/// # Errors
+///
+/// `PermissionDenied` without `CAP_NET_ADMIN` and `CAP_NET_RAW`, one of which is enough.
+pub fn check_transparent() -> io::Result<()> {
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sys::set_transparent(&socket)
 }
 
 /// An attempt under way.
@@ -172,7 +188,7 @@ impl Dial {
     fn open(
         address: &Address,
         source: Option<IpAddr>,
-        DialOptions { nodelay, ports }: DialOptions,
+        DialOptions { nodelay, ports, transparent }: DialOptions,
     ) -> io::Result<Self> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let family = match address {
@@ -184,6 +200,12 @@ impl Dial {
         let connected = match address {
             Address::Tcp(to) => {
                 if let Some(source) = source {
+                    if source.is_ipv4() != to.is_ipv4() {
+                        return Err(Errno::AFNOSUPPORT.into());
+                    }
+                    if transparent {
+                        sys::set_transparent(&socket)?;
+                    }
                     sys::bind_address_no_port(&socket)?;
                     rustix::net::bind(&socket, &SocketAddr::new(source, 0))?;
                 }

@@ -27,7 +27,7 @@ impl Socket {
     /// What the check says then. Cancel safe: a connect under way is given up.
     pub(super) async fn connect(target: &Target, nodelay: bool) -> Result<Self, Outcome> {
         let address = &target.address;
-        let options = DialOptions { nodelay, ports: target.ports };
+        let options = DialOptions { nodelay, ports: target.ports, transparent: false };
         let mut dial = Dialling::start(Dial::start(address, target.source, options))?;
         // On this host it is there by now, and need not be waited for.
         let early = dial.get()?.try_first_write(&target.preface, address);

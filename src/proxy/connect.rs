@@ -321,6 +321,7 @@ impl<'a> Race<'a> {
         let options = DialOptions {
             nodelay: self.connection.listener.options.nodelay,
             ports: self.worker.shared.ports,
+            transparent: false,
         };
         let mut failed = None;
         for source in self.pool.sources(address) {

@@ -25,6 +25,7 @@ mod support;
 mod calls;
 mod hole;
 mod ports;
+mod transparent;
 mod user;
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,0 +1,137 @@
+//! Connections from an address that is not this host's: what the docs say of routing, done.
+
+use std::fs::File;
+use std::future::poll_fn;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use rustix::thread::{
+    CapabilitySet, LinkNameSpaceType, capabilities, move_into_link_name_space, set_capabilities,
+};
+use tidegate::net::addr::Address;
+use tidegate::net::dial::{ConnectError, Dial, DialOptions, EphemeralPorts, check_transparent};
+
+use crate::support::netns::run;
+use crate::{entered, has};
+
+/// Nobody's here.
+const CLIENT: &str = "198.51.100.7";
+const BACKEND: &str = "10.9.0.2:9000";
+
+/// Another network namespace, which a sleeping process keeps.
+struct Neighbour(Child);
+
+impl Neighbour {
+    /// A network with one host beside this one, at 10.9.0.2, that sends whatever it has to this one.
+    fn start() -> Self {
+        let mut sleeper = Command::new("unshare");
+        sleeper.args(["-n", "sh", "-c", "echo; exec sleep 60"]).stdin(Stdio::null());
+        let mut child = sleeper.stdout(Stdio::piped()).spawn().unwrap();
+        // Once it says something it has its own network.
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let id = child.id().to_string();
+        let neighbour = Self(child);
+        run("ip", &["link", "add", "near", "type", "veth", "peer", "name", "far", "netns", &id]);
+        run("ip", &["addr", "add", "10.9.0.1/24", "dev", "near"]);
+        run("ip", &["link", "set", "near", "up"]);
+        neighbour.run(&["addr", "add", "10.9.0.2/24", "dev", "far"]);
+        neighbour.run(&["link", "set", "far", "up"]);
+        neighbour.run(&["route", "add", "default", "via", "10.9.0.1"]);
+        neighbour
+    }
+
+    fn run(&self, arguments: &[&str]) {
+        let id = self.0.id().to_string();
+        run("nsenter", &[&["-t", &id, "-n", "ip"], arguments].concat());
+    }
+
+    /// A socket that listens there.
+    fn listen(&self, address: &str) -> TcpListener {
+        let network = File::open(format!("/proc/{}/ns/net", self.0.id())).unwrap();
+        let listen = || {
+            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            TcpListener::bind(address).unwrap()
+        };
+        thread::scope(|scope| scope.spawn(listen).join().unwrap())
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What comes back for such connections is delivered here: the rules of docs/transparent-source.md.
+fn route_back() {
+    run("ip", &["rule", "add", "fwmark", "1", "lookup", "100"]);
+    run("ip", &["route", "add", "local", "0.0.0.0/0", "dev", "lo", "table", "100"]);
+    let rules = "table inet tidegate {\n chain prerouting {\n \
+                 type filter hook prerouting priority mangle\n \
+                 meta l4proto tcp socket transparent 1 meta mark set 1\n }\n}\n";
+    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+    assert!(nft.wait().unwrap().success());
+}
+
+fn dial(source: &str, transparent: bool) -> Result<Dial, ConnectError> {
+    let options = DialOptions { nodelay: true, ports: EphemeralPorts::read(), transparent };
+    let address = Address::parse(BACKEND).unwrap();
+    Dial::start(&address, Some(source.parse::<IpAddr>().unwrap()), options)
+}
+
+#[test]
+fn the_backend_sees_the_client_and_answers_through_this_host() {
+    let name =
+        concat!(module_path!(), "::the_backend_sees_the_client_and_answers_through_this_host");
+    if !has("nft", "-v") || !has("nsenter", "--version") || !entered(name) {
+        return;
+    }
+    let neighbour = Neighbour::start();
+    route_back();
+    let backend = neighbour.listen(BACKEND);
+    let accepted = thread::spawn(move || {
+        let (mut stream, source) = backend.accept().unwrap();
+        let mut hello = [0; 5];
+        stream.read_exact(&mut hello).unwrap();
+        (source, hello)
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut dial = dial(CLIENT, true).unwrap();
+        let address = Address::parse(BACKEND).unwrap();
+        let connected = poll_fn(|cx| dial.poll_connected(&address, cx));
+        tokio::time::timeout(crate::support::PATIENCE, connected).await.unwrap().unwrap();
+        assert_eq!(dial.into_stream().try_write(b"hello").unwrap(), 5);
+    });
+    let (source, hello) = accepted.join().unwrap();
+    assert_eq!((source.ip(), &hello), (CLIENT.parse::<IpAddr>().unwrap(), b"hello"));
+}
+
+#[test]
+fn an_address_that_is_not_this_hosts_needs_the_option_and_the_option_a_capability() {
+    let name = concat!(
+        module_path!(),
+        "::an_address_that_is_not_this_hosts_needs_the_option_and_the_option_a_capability"
+    );
+    if !entered(name) {
+        return;
+    }
+    check_transparent().unwrap();
+    let local = |errno| ConnectError::Local(errno);
+    assert_eq!(dial(CLIENT, false).unwrap_err(), local(rustix::io::Errno::ADDRNOTAVAIL));
+    assert_eq!(dial("fd00::1", true).unwrap_err(), local(rustix::io::Errno::AFNOSUPPORT));
+    // Capabilities are a thread's own.
+    let without = thread::spawn(|| {
+        let mut sets = capabilities(None).unwrap();
+        sets.effective.remove(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW);
+        set_capabilities(None, sets).unwrap();
+        (check_transparent().unwrap_err().kind(), dial(CLIENT, true).unwrap_err())
+    });
+    let denied = (std::io::ErrorKind::PermissionDenied, local(rustix::io::Errno::PERM));
+    assert_eq!(without.join().unwrap(), denied);
+}
