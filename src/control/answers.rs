@@ -169,7 +169,7 @@ pub(super) fn backend_status(pool: &Controlled, node: &Node, at: Tick) -> Backen
 
 impl Filter {
     fn takes(&self, open: &Open) -> bool {
-        let is_pool = self.pool.as_deref().is_none_or(|pool| pool == &*open.pool);
+        let is_pool = self.pool.as_deref().is_none_or(|pool| Some(pool) == open.pool.as_deref());
         let backend = open.backend.as_ref().map(|(_, name)| &**name);
         let is_backend = self.backend.as_deref().is_none_or(|wanted| Some(wanted) == backend);
         let source = open.source.map(|source| source.ip());
@@ -182,7 +182,7 @@ fn connection_status(open: Open, now: Tick) -> ConnectionStatus {
         id: open.number,
         listener: open.listener,
         source: open.source.map(|source| source.to_string()),
-        pool: Some(open.pool),
+        pool: open.pool,
         backend: open.backend.map(|(_, name)| name),
         age_ms: now.saturating_sub(open.start),
         idle_ms: now.saturating_sub(open.active),

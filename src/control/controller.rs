@@ -21,7 +21,8 @@ use super::checks::{Checked, Checks};
 use super::event::{Event as Told, Events, Kind, More, News};
 use super::handle::Request;
 use super::keeper::Keeper;
-use super::pool::{self, Backing, Controlled};
+use super::names::{self, Resolved};
+use super::pool::{self, Backing, Controlled, Place};
 use super::recovery::{self, Recovery};
 use super::reload::{Host, Loaded, Reloads, Source};
 use super::state_file::StateFile;
@@ -31,7 +32,8 @@ use crate::config::model::{self, Config};
 use crate::failover::{Event as RoleEvent, Id};
 use crate::health::{Event, Operator, Saved, Tick, may_eject};
 use crate::net::clock::Clock;
-use crate::net::dial::EphemeralPorts;
+use crate::net::dial::{EphemeralPorts, check_transparent};
+use crate::net::resolve::Resolver;
 use crate::probe::{self, Roots};
 use crate::state::counters::ProcessCounters;
 use crate::state::{Asked, Backend, Pool, Report, Snapshot, Threads};
@@ -67,6 +69,25 @@ pub enum ControlError {
     /// The configuration names a strategy that is not there.
     #[error("no strategy is called {0}")]
     Strategy(String),
+    /// This process may not use the addresses of others.
+    #[error(
+        "pools.{pool}.connect.source: client: {error}: connecting from the client's address needs the \
+         capability CAP_NET_ADMIN or CAP_NET_RAW (AmbientCapabilities= in a unit file, or setcap)"
+    )]
+    Transparent {
+        /// The pool.
+        pool: String,
+        /// What the kernel said.
+        error: String,
+    },
+    /// Names cannot be looked up.
+    #[error("pools.{pool}.resolve: {problem}")]
+    Resolver {
+        /// The pool.
+        pool: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// A probe cannot be made.
     #[error("pools.{pool}.health_check.probe: {problem}")]
     Probe {
@@ -75,6 +96,13 @@ pub enum ControlError {
         /// What is wrong.
         problem: String,
     },
+}
+
+/// What was made of a pool's configuration before it is in force.
+pub(super) struct Made {
+    pub(super) entry: Entry,
+    pub(super) probe: Option<Rc<dyn probe::Probe>>,
+    pub(super) resolver: Option<Rc<Resolver>>,
 }
 
 /// The controller.
@@ -88,6 +116,9 @@ pub(super) struct Controller {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) reloads: Reloads,
     pub(super) loaded: UnboundedSender<Loaded>,
+    pub(super) resolved: UnboundedSender<Resolved>,
+    /// What was saved, for addresses that are found late.
+    pub(super) restored: Option<Saved>,
     pub(super) threads: Threads,
     pub(super) events: Events,
     pub(super) counters: Arc<ProcessCounters>,
@@ -113,6 +144,7 @@ struct Inbox {
     checked: UnboundedReceiver<Checked>,
     repairs: UnboundedReceiver<recovery::News>,
     reloaded: UnboundedReceiver<Loaded>,
+    found: UnboundedReceiver<Resolved>,
 }
 
 impl Controller {
@@ -132,6 +164,7 @@ impl Controller {
         let (checks, checked) = Checks::new(setup.clock);
         let (news, repairs) = mpsc::unbounded_channel();
         let (loaded, reloaded) = mpsc::unbounded_channel();
+        let (resolved, found) = mpsc::unbounded_channel();
         let Setup { clock, ports, source, host, threads, reports, saved } = setup;
         let mut controller = Self {
             clock,
@@ -142,6 +175,8 @@ impl Controller {
             snapshot: Arc::clone(&snapshot),
             reloads: Reloads::default(),
             loaded,
+            resolved,
+            restored: None,
             threads,
             events,
             counters: Arc::default(),
@@ -156,17 +191,18 @@ impl Controller {
             is_unsaved: false,
             last_id: 0,
             last_pool: 0,
-            inbox: Some(Inbox { reports, requests, checked, repairs, reloaded }),
+            inbox: Some(Inbox { reports, requests, checked, repairs, reloaded, found }),
         };
         let is_upgrade = saved.is_some();
         let from_file = || controller.state_file.as_ref().and_then(|f| f.read(unix_ms()));
         let saved = saved.or_else(from_file);
         for pool in &snapshot.pools {
             if let Some(config) = config.pools.get(&*pool.name) {
-                let made = (controller.entry(config)?, controller.probe(pool, config)?);
+                let made = controller.made(pool, config)?;
                 controller.add_pool((pool, config), made, saved.as_ref());
             }
         }
+        controller.restored = saved;
         if is_upgrade {
             controller.tell(News {
                 kind: Kind::Upgraded,
@@ -188,24 +224,24 @@ impl Controller {
     pub(super) fn add_pool(
         &mut self,
         (pool, config): (&Arc<Pool>, &model::Pool),
-        made: (Entry, Option<Rc<dyn probe::Probe>>),
+        made: Made,
         saved: Option<&Saved>,
     ) {
+        let Made { entry, probe, resolver } = made;
         let (mut nodes, mut backings) = (Vec::new(), HashMap::new());
         self.last_pool += 1;
-        for backend in &config.backends {
+        for place in config.backends.iter().filter_map(Place::of) {
             let id = self.next_id();
-            let target = pool::target(pool, config.health_check.as_ref(), backend, self.ports);
-            let live = Backend::new(id, &backend.name, backend.address.clone());
-            backings.insert(id, Backing::new(Arc::new(live), backend, target));
-            nodes.push(pool::node(id, backend));
+            backings.insert(id, self.backing(id, pool, (config, &place)));
+            nodes.push(pool::node(id, &place));
             self.homes.insert(id, self.last_pool);
         }
         let now = (self.now(), unix_ms());
         let what = (Arc::clone(&pool.name), pool::settings(config));
         let keeper = Keeper::start(what, nodes, saved, now);
         let what = (Arc::clone(pool), config);
-        let mut controlled = Controlled::new(self.last_pool, what, keeper, backings, made);
+        let mut controlled =
+            Controlled::new(self.last_pool, what, keeper, backings, (entry, probe));
         // At start nobody follows: no events, no actions, no takeover.
         controlled.keeper.told.clear();
         let clock = self.clock;
@@ -222,6 +258,33 @@ impl Controller {
             self.timers.set(wake, Timer::Pool(controlled.number));
         }
         self.pools.push(controlled);
+        self.watch_names(self.pools.len() - 1, resolver.as_ref());
+    }
+
+    /// What stands behind a new node.
+    pub(super) fn backing(
+        &self,
+        id: Id,
+        pool: &Pool,
+        (config, place): (&model::Pool, &Place<'_>),
+    ) -> Backing {
+        let target = pool::target(pool, config.health_check.as_ref(), place, self.ports);
+        let queue = Arc::clone(&pool.live.queue);
+        let live = Backend::new(id, &place.name, place.address.clone(), queue);
+        Backing::new(Arc::new(live), place, target)
+    }
+
+    /// What can fail about a pool.
+    pub(super) fn made(&self, pool: &Pool, config: &model::Pool) -> Result<Made, ControlError> {
+        if pool.connect.is_transparent {
+            check_transparent().map_err(|error| ControlError::Transparent {
+                pool: pool.name.to_string(),
+                error: error.to_string(),
+            })?;
+        }
+        let resolver = names::resolver(config)
+            .map_err(|problem| ControlError::Resolver { pool: pool.name.to_string(), problem })?;
+        Ok(Made { entry: self.entry(config)?, probe: self.probe(pool, config)?, resolver })
     }
 
     pub(super) fn entry(&self, config: &model::Pool) -> Result<Entry, ControlError> {
@@ -280,6 +343,7 @@ impl Controller {
                 }
                 Some(request) = inbox.requests.recv() => self.answer(request).await,
                 Some(loaded) = inbox.reloaded.recv() => self.reload(loaded).await,
+                Some(resolved) = inbox.found.recv() => self.name_resolved(resolved),
                 Some(news) = inbox.repairs.recv() => self.repair_news(news),
                 Some(checked) = inbox.checked.recv() => {
                     self.checked(checked);
@@ -373,6 +437,7 @@ impl Controller {
                 }
                 // Whoever is dirty is published when it is time.
                 Timer::Publish(_) => {}
+                Timer::Purge(number) => self.purge(number),
                 Timer::Report(number) => self.report_due(number),
                 Timer::Save => {
                     self.is_unsaved |=

@@ -153,7 +153,7 @@ impl Node {
     }
 
     /// Takes over the operator's words that were saved, unless the file says otherwise now.
-    fn restore(&mut self, known: &SavedBackend) -> Operator {
+    pub(super) fn restore(&mut self, known: &SavedBackend) -> Operator {
         let (mut operator, mut weight) = (known.operator, known.weight);
         operator.read_again(self.operator.value());
         weight.read_again(self.weight.value());

@@ -16,6 +16,7 @@ pub mod event;
 mod follow;
 pub mod handle;
 pub mod keeper;
+mod names;
 mod overview;
 mod pool;
 pub mod recovery;

@@ -1,5 +1,6 @@
 //! Answers about everything at once: the status, what there is to be measured, what would be chosen.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::answers::backend_status;
@@ -10,6 +11,10 @@ use super::pool::Controlled;
 use crate::balance::{Request, Tried};
 use crate::config::model::Config;
 use crate::metrics::{BackendView, ListenerView, PoolView, View};
+use crate::net::cidr::Origins;
+use crate::net::client_hello::ClientHello;
+use crate::net::name::host_name;
+use crate::state::route::Caller;
 use crate::state::{Listener, Rotation};
 
 impl Controller {
@@ -48,16 +53,52 @@ impl Controller {
         }
     }
 
+    /// The port of a listener that has only one.
+    fn port_of(&self, listener: &Listener) -> Option<u16> {
+        let bound = self.host.addresses();
+        let own = bound.iter().filter(|(name, _)| **name == *listener.name);
+        let mut ports: Vec<u16> = own.filter_map(|(_, address)| address.port()).collect();
+        ports.dedup();
+        if let [port] = ports[..] { Some(port) } else { None }
+    }
+
     /// What would be chosen now, and why. Moves no counter.
     pub(super) fn explain(&self, question: &Explain) -> Result<Explanation, Error> {
         let name = &question.listener;
         let listener = self.snapshot.listener(name);
         let listener =
             listener.ok_or_else(|| Error::Unknown(format!("no listener is called {name:?}")))?;
-        let pool = self.pools.iter().find(|pool| pool.name() == &listener.pool.name);
+        if let Some(refusal) = refusal(listener, question.source) {
+            return Ok(Explanation {
+                listener: Arc::clone(&listener.name),
+                route: None,
+                pool: None,
+                candidates: Vec::new(),
+                pick: None,
+                why: refusal,
+            });
+        }
+        let port = self.port_of(listener);
+        let hello = question
+            .sni
+            .as_ref()
+            .map(|name| ClientHello { sni: host_name(name.as_bytes()), ..ClientHello::default() });
+        let caller = Caller { source: Some(question.source), port, hello: hello.as_ref() };
+        let Some(route) = listener.routes.first_match(&caller) else {
+            return Ok(Explanation {
+                listener: Arc::clone(&listener.name),
+                route: None,
+                pool: None,
+                candidates: Vec::new(),
+                pick: None,
+                why: why_no_route(listener, &caller),
+            });
+        };
+        let target = listener.pools.get(route).ok_or(Error::Gone)?;
+        let pool = self.pools.iter().find(|pool| pool.name() == &target.name);
         let pool = pool.ok_or(Error::Gone)?;
-        let rotation = listener.pool.live.rotation();
-        let pick = pick(&rotation, question, (listener.pool.live.peek_turn(), self.now()));
+        let rotation = target.live.rotation();
+        let pick = pick(&rotation, question, (target.live.peek_turn(), self.now()));
         let why = match &pick {
             Some(_) => format!("{}: {}", pool.entry.name, pool.entry.summary),
             None if rotation.is_empty() => "no backend is in rotation".to_owned(),
@@ -71,13 +112,35 @@ impl Controller {
         });
         Ok(Explanation {
             listener: Arc::clone(&listener.name),
-            route: Some(0),
+            route: Some(route),
             pool: Some(Arc::clone(pool.name())),
             candidates: candidates.collect(),
             pick,
             why,
         })
     }
+}
+
+/// Why a client of this address is refused, if it is.
+fn refusal(listener: &Listener, source: IpAddr) -> Option<String> {
+    let holds = |origins: &Option<Origins>| {
+        origins.as_ref().map(|origins| origins.contains(Some(source.to_canonical())))
+    };
+    if holds(&listener.deny) == Some(true) {
+        return Some(format!("denied: {source} is within deny"));
+    }
+    (holds(&listener.allow) == Some(false)).then(|| format!("denied: {source} is not within allow"))
+}
+
+/// Which keys of each route do not hold.
+fn why_no_route(listener: &Listener, caller: &Caller<'_>) -> String {
+    let words = |route: usize| {
+        let misses = listener.routes.misses(route, caller);
+        let keys: Vec<_> = misses.iter().map(|key| key.as_str()).collect();
+        format!("route {route}: {} does not hold", keys.join(", "))
+    };
+    let all: Vec<_> = (0..listener.pools.len()).map(words).collect();
+    format!("no route matches: {}", all.join("; "))
 }
 
 /// Whom the data path would pick: the strategy's choice, those that are full left out.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::demotion::Demotion;
 use super::keeper::{Keeper, Node, Settings};
+use super::names::Named;
 use super::repair::Repairs;
 use super::takeover::Takeover;
 use crate::balance::candidates::{self, Chosen};
@@ -47,6 +48,8 @@ pub(super) struct Controlled {
     cost: (Tick, Tick),
     /// Whether anything has changed since.
     pub(super) is_dirty: bool,
+    /// The names among its backends.
+    pub(super) names: Vec<Named>,
     /// Trials that a check is to decide, or is deciding.
     pub(super) probed: HashMap<Id, u64>,
 }
@@ -64,6 +67,8 @@ pub(super) struct Backing {
     pub(super) backend: Arc<Backend>,
     pub(super) max_connections: Option<NonZeroU32>,
     pub(super) target: Rc<Target>,
+    /// The name in the configuration that it is an address of, if it is.
+    pub(super) origin: Option<Box<str>>,
     /// When the first of the failures was seen that led to its present state.
     pub(super) first_sign: Option<Tick>,
     trial: Option<Arc<Trial>>,
@@ -172,16 +177,23 @@ pub(super) fn target(
 }
 
 impl Backing {
-    pub(super) fn new(backend: Arc<Backend>, config: &model::Backend, target: Target) -> Self {
-        let max_connections = config.max_connections;
-        Self { backend, max_connections, target: Rc::new(target), first_sign: None, trial: None }
+    pub(super) fn new(backend: Arc<Backend>, place: &Place<'_>, target: Target) -> Self {
+        let config = place.config;
+        Self {
+            backend,
+            max_connections: config.max_connections,
+            target: Rc::new(target),
+            origin: config.address.address().is_none().then(|| config.name.as_str().into()),
+            first_sign: None,
+            trial: None,
+        }
     }
 }
 
 impl Backing {
     /// What stands behind the node is described anew.
-    pub(super) fn renew(&mut self, config: &model::Backend, target: Target) {
-        self.max_connections = config.max_connections;
+    pub(super) fn renew(&mut self, place: &Place<'_>, target: Target) {
+        self.max_connections = place.config.max_connections;
         self.target = Rc::new(target);
     }
 }
@@ -211,6 +223,7 @@ impl Controlled {
             published: None,
             cost: (0, 0),
             is_dirty: true,
+            names: Vec::new(),
             probed: HashMap::new(),
         }
     }

@@ -7,25 +7,24 @@
 
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use tracing::warn;
 
-use super::controller::{ControlError, Controller, unix_seconds};
+use super::controller::{ControlError, Controller, Made, unix_ms, unix_seconds};
 use super::event::{Kind, More, News};
 use super::handle::{Error, Reply};
 use super::keeper::Node;
-use super::pool::{self, Backing, Controlled};
+use super::names::LATE;
+use super::pool::{self, Controlled};
 use super::timers::Timer;
-use crate::balance::{Entry, Registry};
+use crate::balance::Registry;
 use crate::config::model::{self, Config};
 use crate::config::{self, Changes, Problem};
 use crate::failover::{Cause, Failover, Id, Known, Levels, View, Why};
-use crate::health::{Event, Health, first, ranks};
+use crate::health::{Event, Health, Policy, Tick, first, ranks};
 use crate::net::addr::Address;
-use crate::probe::Probe;
-use crate::state::{Backend, Pool, Snapshot};
+use crate::state::{Pool, Snapshot};
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug)]
@@ -111,9 +110,6 @@ pub(super) struct Reloads {
     is_under_way: bool,
 }
 
-/// What was made of a pool's configuration before it is in force.
-type Made = (Entry, Option<Rc<dyn Probe>>);
-
 impl Controller {
     /// Somebody wants the configuration read again.
     pub(super) fn want_reload(&mut self, reply: Reply<Changes>) {
@@ -193,9 +189,9 @@ impl Controller {
             let config = config.pools.get(&*pool.name)?;
             let known = self.pools.iter().find(|known| known.name() == &pool.name);
             let same = known.filter(|known| probe_of(&known.config) == probe_of(config));
-            let made = self.entry(config).and_then(|entry| match same {
-                Some(known) => Ok((entry, known.probe.clone())),
-                None => Ok((entry, self.probe(pool, config)?)),
+            let made = self.made(pool, config).map(|made| match same {
+                Some(known) => Made { probe: known.probe.clone(), ..made },
+                None => made,
             });
             Some(made)
         });
@@ -220,18 +216,22 @@ impl Controller {
         }
         self.settle_all().await;
         // Only now: what has gone is named in what followed.
-        for pool in &mut self.pools {
-            let nodes = &pool.keeper.nodes;
-            let is_gone = |id: &Id| !nodes.iter().any(|node| node.id == *id);
-            let gone: Vec<Id> = pool.backings.keys().copied().filter(is_gone).collect();
-            for id in gone {
-                pool.backings.remove(&id);
-                pool.repairs.forget(id);
-                pool.probed.remove(&id);
-                self.homes.remove(&id);
-            }
-        }
+        (0..self.pools.len()).for_each(|index| self.forget(index));
         self.unsaved();
+    }
+
+    /// Forgets all about backends of the pool of this index that are there no more.
+    pub(super) fn forget(&mut self, index: usize) {
+        let pool = &mut self.pools[index];
+        let nodes = &pool.keeper.nodes;
+        let is_gone = |id: &Id| !nodes.iter().any(|node| node.id == *id);
+        let gone: Vec<Id> = pool.backings.keys().copied().filter(is_gone).collect();
+        for id in gone {
+            pool.backings.remove(&id);
+            pool.repairs.forget(id);
+            pool.probed.remove(&id);
+            self.homes.remove(&id);
+        }
     }
 
     /// Puts another configuration of the last pool in force.
@@ -244,7 +244,7 @@ impl Controller {
         let was_standby = known.keeper.settings.is_standby;
         let is_new_strategy = known.config.strategy != config.strategy;
         known.keeper.settings = pool::settings(config);
-        (known.entry, known.probe) = made;
+        (known.entry, known.probe) = (made.entry, made.probe);
         known.pool = Arc::clone(pool);
         known.config = config.clone();
         known.is_dirty = true;
@@ -269,10 +269,11 @@ impl Controller {
         for node in &known.keeper.nodes {
             node.due.into_iter().for_each(|due| self.timers.set(due.at, Timer::Check(node.id)));
         }
+        self.watch_names_anew(index, made.resolver.as_ref());
     }
 
     /// Puts the nodes in order that a configuration has; each with whether it was there before.
-    fn renew_nodes(
+    pub(super) fn renew_nodes(
         &mut self,
         index: usize,
         pool: &Arc<Pool>,
@@ -280,21 +281,23 @@ impl Controller {
     ) -> Vec<(Id, bool)> {
         let at = self.now();
         let number = self.pools[index].number;
+        let places = self.pools[index].places(config);
         let mut before = std::mem::take(&mut self.pools[index].keeper.nodes);
         let (mut nodes, mut fresh) = (Vec::new(), Vec::new());
-        for backend in &config.backends {
-            let target = pool::target(pool, config.health_check.as_ref(), backend, self.ports);
-            let address = backend.address.to_string();
-            let is_it = |node: &Node| *node.name == *backend.name && *node.address == *address;
+        for place in places {
+            let address = place.address.to_string();
+            let is_it = |node: &Node| *node.name == *place.name && *node.address == *address;
             let known = before.iter().position(is_it).map(|index| before.swap_remove(index));
             let node = match known {
                 Some(mut node) => {
-                    let file = pool::node(node.id, backend);
+                    let file = pool::node(node.id, &place);
                     node.priority = file.priority;
                     node.operator.read_again(file.operator.value());
                     node.weight.read_again(file.weight.value());
+                    let target =
+                        pool::target(pool, config.health_check.as_ref(), &place, self.ports);
                     if let Some(backing) = self.pools[index].backings.get_mut(&node.id) {
-                        backing.renew(backend, target);
+                        backing.renew(&place, target);
                     }
                     fresh.push((node.id, true));
                     node
@@ -302,15 +305,25 @@ impl Controller {
                 None => {
                     let id = self.next_id();
                     self.homes.insert(id, number);
-                    let live = Backend::new(id, &backend.name, backend.address.clone());
-                    let backing = Backing::new(Arc::new(live), backend, target);
+                    let backing = self.backing(id, pool, (config, &place));
                     self.pools[index].backings.insert(id, backing);
                     fresh.push((id, false));
-                    pool::node(id, backend)
+                    pool::node(id, &place)
                 }
             };
             nodes.push(node);
         }
+        // What a name has lost stays until its last connection has ended.
+        let is_name = |origin: &str| {
+            let mut backends = config.backends.iter();
+            backends.any(|b| b.name == *origin && b.address.address().is_none())
+        };
+        let lost = before
+            .into_iter()
+            .filter(|node| self.pools[index].origin(node.id).is_some_and(is_name));
+        let lost: Vec<Node> = lost.collect();
+        fresh.extend(lost.iter().map(|node| (node.id, true)));
+        nodes.extend(lost);
         let policy = pool::settings(config).health;
         let new = |id: &Id| fresh.iter().any(|(other, is_known)| other == id && !is_known);
         let added: Vec<usize> = (0..nodes.len()).filter(|index| new(&nodes[*index].id)).collect();
@@ -318,12 +331,27 @@ impl Controller {
         let ranks = ranks(names.collect::<Vec<_>>().into_iter());
         for (index, rank) in added.iter().zip(ranks) {
             let node = &mut nodes[*index];
-            node.health = Health::new(node.operator.value(), at, &policy);
+            node.health = self.first_health(pool, node, at, &policy);
             let checks = policy.checks.filter(|_| node.health.is_checked());
             node.due = checks.map(|checks| first(rank, added.len(), at, &checks));
         }
         self.pools[index].keeper.nodes = nodes;
         fresh
+    }
+
+    /// What is known of a node that has just come: something only of an address that its name has had
+    /// before a restart.
+    fn first_health(&self, pool: &Pool, node: &mut Node, at: Tick, policy: &Policy) -> Health {
+        let saved = self.restored.as_ref().filter(|_| at < LATE);
+        let known =
+            saved.and_then(|s| Some((s, s.backend(&pool.name, &node.name, &node.address)?)));
+        match known {
+            Some((saved, known)) => {
+                let restored = known.restored(saved.saved_at, (at, unix_ms()));
+                Health::restored(&restored, node.restore(known), at, policy)
+            }
+            None => Health::new(node.operator.value(), at, policy),
+        }
     }
 
     fn tell_reloaded(&self, changes: &Changes) {
@@ -363,7 +391,7 @@ fn probe_of(pool: &model::Pool) -> Option<(&model::Probe, Option<u16>, &model::C
 
 impl Controlled {
     /// The pool has become a hot standby, or is one no more.
-    fn change_of_kind(&mut self, at: crate::health::Tick) {
+    fn change_of_kind(&mut self, at: Tick) {
         self.keeper.levels = Levels::default();
         self.demotions.clear();
         self.keeper.role = self.keeper.settings.is_standby.then(|| {

@@ -18,6 +18,8 @@ pub(super) enum Timer {
     Publish(u32),
     /// The report of a takeover of the pool of this number.
     Report(u32),
+    /// Backends of the pool of this number that their names have lost.
+    Purge(u32),
     /// The state file.
     Save,
     /// How late this process runs, while checks are under way.

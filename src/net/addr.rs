@@ -34,6 +34,15 @@ impl fmt::Display for Address {
 }
 
 impl Address {
+    /// Its port; a unix socket has none.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(tcp) => Some(tcp.port()),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Reads an address to connect to: `10.0.0.11:9501`, `[2001:db8::1]:9501`, `unix:/run/app.sock`.
     ///
     /// # Errors

@@ -220,6 +220,14 @@ impl Stream {
         Poll::Ready(sockopt::socket_error(self.fd()?)?.map_err(Into::into))
     }
 
+    /// The socket's own address, an IPv4 one as such; `None` for a unix socket. A system call.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        let own = self.fd().and_then(|fd| Ok(rustix::net::getsockname(fd)?)).ok()?;
+        let own = SocketAddr::try_from(own).ok()?;
+        Some(SocketAddr::new(own.ip().to_canonical(), own.port()))
+    }
+
     /// Whether the socket's own address is `address`; the unspecified one stands for this host.
     pub(super) fn is_at(&self, address: SocketAddr) -> bool {
         let own = self.fd().and_then(|fd| Ok(rustix::net::getsockname(fd)?));

@@ -226,8 +226,9 @@ impl Opened {
 
     fn announce(&self, process_limit: u32) {
         let listener = self.entrance.listener();
-        let (address, pool) = (&self.address, &listener.pool.name);
-        info!(listener = %listener.name, %address, %pool, "listening");
+        let pools: Vec<&str> = listener.pools.iter().map(|pool| &*pool.name).collect();
+        let (address, pool) = (&self.address, pools.join(","));
+        info!(listener = %listener.name, %address, pool, "listening");
         if listener.max_connections.is_some_and(|limit| limit > process_limit) {
             warn!(
                 listener = %listener.name,

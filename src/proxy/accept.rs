@@ -10,8 +10,8 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use tracing::{debug, error, warn};
 

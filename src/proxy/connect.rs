@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tracing::debug;
 
@@ -28,8 +29,9 @@ use super::worker::{Racing, Worker};
 use crate::balance::{Request, Tried};
 use crate::net::clock::{Deadline, Tick};
 use crate::net::dial::{ConnectError, Dial, DialOptions};
+use crate::net::proxy_protocol::{self, Ends};
 use crate::net::stream::Stream;
-use crate::state::{Ending, Lease, Pool, Rotation, Wait};
+use crate::state::{Ending, Lease, Pool, Rotation, Spot, Wait};
 
 /// Most bytes of a client that are read before it has a backend, but for one read.
 const READ_AHEAD_BYTES: usize = 16 * 1024;
@@ -43,35 +45,43 @@ pub(super) struct Link {
     pub(super) unread: Vec<u8>,
 }
 
-/// A client and the backend it was connected to; or the client, and why there is none.
-pub(super) type Connected = Result<(Stream, Link), (Stream, Ending)>;
-
-/// Connects `client` to a backend of `pool`, and hands it back in either case.
+/// Connects a client to a backend of `pool`; `bytes` of the client were read, and counted, before.
 ///
 /// Dropping the future resets the attempts under way and frees their slots.
 pub(super) async fn connect(
     worker: &Worker,
     pool: &Pool,
     connection: &Connection,
-    mut client: Stream,
-) -> Connected {
+    (client, bytes): (&mut Stream, Vec<u8>),
+) -> Result<Link, Ending> {
     let mut race = Race::new(worker, pool, connection);
-    let connected = match race.start(&client) {
+    race.preface = preface(pool, connection, client);
+    race.unread = bytes;
+    let connected = match race.start(client) {
         Ok(Some(link)) => Ok(link),
-        Ok(None) => poll_fn(|cx| race.poll(&mut client, cx)).await,
+        Ok(None) => poll_fn(|cx| race.poll(client, cx)).await,
         Err(ending) => Err(ending),
     };
-    match connected {
-        Ok(link) => Ok((client, link)),
-        Err(ending) => {
-            let is_lost =
-                matches!(ending, Ending::NoBackend | Ending::ConnectFailed | Ending::QueueTimeout);
-            if pool.is_hot_standby && is_lost {
-                pool.live.met.lost.add(worker.engine.clock.now());
-            }
-            Err((client, ending))
+    if let Err(ending) = connected {
+        let is_lost =
+            matches!(ending, Ending::NoBackend | Ending::ConnectFailed | Ending::QueueTimeout);
+        if pool.is_hot_standby && is_lost {
+            pool.live.met.lost.add(worker.engine.clock.now());
         }
     }
+    connected
+}
+
+/// The PROXY header that the backends of `pool` are sent first.
+fn preface(pool: &Pool, connection: &Connection, client: &Stream) -> Vec<u8> {
+    let mut header = Vec::new();
+    if let Some(version) = pool.connect.send_proxy {
+        let source = connection.source.get();
+        let ends = source.zip(connection.destination(client));
+        let ends = ends.map(|(source, destination)| Ends { source, destination });
+        proxy_protocol::write(version, ends, &mut header);
+    }
+    header
 }
 
 /// One attempt under way.
@@ -122,6 +132,8 @@ enum Next {
     Attempt(Attempt),
     /// Nobody can be tried before the rotation changes.
     Wait(Option<Wait>),
+    /// All are full: a slot has to be waited for.
+    Queue,
     /// Nobody can be tried any more.
     End(Ending),
 }
@@ -132,11 +144,15 @@ struct Race<'a> {
     pool: &'a Pool,
     connection: &'a Connection,
     tried: Tried,
+    /// Those that failed; the others that were tried were full.
+    failed: Tried,
     attempts: Option<Racing<'a>>,
     /// Attempts made so far.
     made: u32,
     /// Its turn, once it has picked.
     turn: Option<u64>,
+    /// What a backend is sent before what the client has sent.
+    preface: Vec<u8>,
     /// What the client sent meanwhile.
     unread: Vec<u8>,
     /// The client has sent its FIN. It may still wait for an answer.
@@ -149,7 +165,9 @@ struct Race<'a> {
     failed_on: Option<u32>,
     /// Until when it waits for actions; the deadline is no matter meanwhile.
     held_until: Option<Tick>,
-    /// Woken when the rotation changes.
+    /// Its place in the queue, and until when it keeps it; the deadline is no matter meanwhile.
+    spot: Option<(Spot, Tick)>,
+    /// Woken when the rotation changes, or when a slot is freed.
     changed: Option<Pin<Box<OwnedNotified>>>,
 }
 
@@ -160,9 +178,11 @@ impl<'a> Race<'a> {
             pool,
             connection,
             tried: Tried::default(),
+            failed: Tried::default(),
             attempts: None,
             made: 0,
             turn: None,
+            preface: Vec::new(),
             unread: Vec::new(),
             client_has_ended: false,
             ends_at: connection.start + pool.connect.deadline,
@@ -171,6 +191,7 @@ impl<'a> Race<'a> {
             reign: 0,
             failed_on: None,
             held_until: None,
+            spot: None,
             changed: None,
         }
     }
@@ -180,9 +201,12 @@ impl<'a> Race<'a> {
         self.pool.live.budget.count_connection(self.connection.start);
         let attempt = match self.next_attempt() {
             Next::Attempt(attempt) => attempt,
-            Next::Wait(_) => return Ok(None),
+            Next::Wait(_) | Next::Queue => return Ok(None),
             Next::End(ending) => return Err(ending),
         };
+        if !(self.preface.is_empty() && self.unread.is_empty()) {
+            return Ok(self.start_with_bytes(attempt));
+        }
         let mut first_bytes = None;
         self.worker.engine.with_scratch(|scratch| {
             let bytes = match client.try_read(scratch) {
@@ -205,6 +229,37 @@ impl<'a> Race<'a> {
             Some(Ok(None)) | None => self.under_way().list.borrow_mut().push(attempt),
         }
         Ok(None)
+    }
+
+    /// The same where there is something to be sent already.
+    fn start_with_bytes(&mut self, attempt: Attempt) -> Option<Link> {
+        let bytes = self.take_unread();
+        let address = &attempt.lease.backend().address;
+        match attempt.dial.try_first_write(&bytes, address) {
+            Ok(Some(taken)) => {
+                let mut link = self.finish(attempt);
+                link.unread = bytes[taken..].to_vec();
+                return Some(link);
+            }
+            Ok(None) => {
+                self.unread = bytes[self.preface.len()..].to_vec();
+                self.under_way().list.borrow_mut().push(attempt);
+            }
+            Err(error) => {
+                self.unread = bytes[self.preface.len()..].to_vec();
+                self.note_failure(&attempt.lease, error);
+            }
+        }
+        None
+    }
+
+    /// What a backend is to be sent: the preface, then what the client sent.
+    fn take_unread(&mut self) -> Vec<u8> {
+        let unread = std::mem::take(&mut self.unread);
+        if self.preface.is_empty() {
+            return unread;
+        }
+        [&self.preface[..], &unread[..]].concat()
     }
 
     /// The attempts under way, which the thread knows of from now on.
@@ -231,8 +286,15 @@ impl<'a> Race<'a> {
             if self.made >= self.pool.connect.attempts || now >= self.ends_at {
                 return exhausted(last, may_change);
             }
+            if self.must_queue() {
+                return Next::Queue;
+            }
             let lease = match self.next_lease(&rotation, now) {
                 Ok(lease) => lease,
+                Err(Ending::QueueFull) if self.pool.queue.is_some() => {
+                    self.tried = self.failed.clone();
+                    return Next::Queue;
+                }
                 Err(Ending::ConnectFailed) => return exhausted(last, may_change),
                 Err(ending) => return exhausted(ending, may_change),
             };
@@ -268,6 +330,27 @@ impl<'a> Race<'a> {
         }
     }
 
+    /// Whether others wait for a slot already, whose turn it is first.
+    fn must_queue(&self) -> bool {
+        self.pool.queue.is_some()
+            && self.made == 0
+            && self.spot.is_none()
+            && !self.pool.live.queue.is_empty()
+    }
+
+    /// Joins the queue, or stays in it.
+    fn queue(&mut self, now: Tick) -> Result<(), Ending> {
+        if self.spot.is_none() {
+            let Some((max, timeout)) = self.pool.queue else { return Err(Ending::QueueFull) };
+            let live = &self.pool.live;
+            let spot = live.queue.join(max, &live.counters).ok_or(Ending::QueueFull)?;
+            self.spot = Some((spot, now + timeout));
+        }
+        // With nothing sent, an end says that the client has left.
+        let has_left = self.client_has_ended && self.unread.is_empty();
+        if has_left { Err(Ending::ClientClosed) } else { Ok(()) }
+    }
+
     /// Takes note of the rotation that is in force: after a takeover attempts count anew, after actions
     /// the deadline begins.
     fn enter(&mut self, rotation: &Rotation, now: Tick) {
@@ -293,7 +376,7 @@ impl<'a> Race<'a> {
         let mut is_full = false;
         loop {
             let request = Request {
-                source: self.connection.source.map(|source| source.ip()),
+                source: self.connection.ip(),
                 turn,
                 random,
                 now_ms: u32::try_from(now & u64::from(u32::MAX)).unwrap_or(0),
@@ -321,10 +404,12 @@ impl<'a> Race<'a> {
         let options = DialOptions {
             nodelay: self.connection.listener.options.nodelay,
             ports: self.worker.shared.ports,
-            transparent: false,
+            transparent: self.pool.connect.is_transparent,
         };
         let mut failed = None;
-        for source in self.pool.sources(address) {
+        let own = self.connection.ip().filter(|_| options.transparent);
+        let sources = self.pool.sources(address).map(|source| own.or(source));
+        for source in sources {
             match Dial::start(address, source, options) {
                 Err(error @ ConnectError::Local(errno)) => {
                     debug!(backend = %lease.backend().name, %errno, "cannot connect from here");
@@ -348,8 +433,8 @@ impl<'a> Race<'a> {
             if let Some(link) = self.poll_attempts(now, cx) {
                 return Poll::Ready(Ok(link));
             }
-            if self.held_until.map_or(now >= self.ends_at, |until| now >= until) {
-                let is_held = self.held_until.is_some();
+            if now >= self.waits_until() {
+                let is_held = self.held_until.is_some() || self.spot.is_some();
                 let ending = if is_held { Ending::QueueTimeout } else { Ending::ConnectFailed };
                 return Poll::Ready(Err(ending));
             }
@@ -359,23 +444,49 @@ impl<'a> Race<'a> {
                 return Poll::Pending;
             }
             match self.next_attempt() {
-                Next::Attempt(attempt) => self.under_way().list.borrow_mut().push(attempt),
+                Next::Attempt(attempt) => {
+                    self.leave_queue(now);
+                    self.under_way().list.borrow_mut().push(attempt);
+                }
                 // Not now; when those under way have failed, it is tried again.
-                Next::Wait(_) | Next::End(_) if self.has_attempts() => self.hedge_at = None,
+                Next::Wait(_) | Next::Queue | Next::End(_) if self.has_attempts() => {
+                    self.hedge_at = None;
+                }
                 Next::End(ending) => return Poll::Ready(Err(ending)),
                 Next::Wait(wait) if self.changed.is_some() => {
                     self.wait(wait, now, cx);
                     return Poll::Pending;
                 }
+                Next::Queue => {
+                    self.queue(now)?;
+                    if self.changed.is_some() {
+                        self.set_deadline(cx);
+                        return Poll::Pending;
+                    }
+                    self.listen(&Arc::clone(self.pool.live.queue.freed()), cx);
+                }
                 // Listening first, then looking again, so that no change falls in between.
-                Next::Wait(_) => self.listen(cx),
+                Next::Wait(_) => self.listen(&Arc::clone(&self.pool.live.changed), cx),
             }
         }
     }
 
-    /// Asks to be woken when the rotation changes.
-    fn listen(&mut self, cx: &mut Context<'_>) {
-        let mut changed = Box::pin(Arc::clone(&self.pool.live.changed).notified_owned());
+    /// Until when it may go on as it does.
+    fn waits_until(&self) -> Tick {
+        let queued = self.spot.as_ref().map(|(_, until)| *until);
+        queued.or(self.held_until).unwrap_or(self.ends_at)
+    }
+
+    /// It has a slot: the queue goes on without it, and the deadline begins.
+    fn leave_queue(&mut self, now: Tick) {
+        if self.spot.take().is_some() {
+            self.ends_at = now + self.pool.connect.deadline;
+        }
+    }
+
+    /// Asks to be woken when the rotation changes, or when a slot is freed.
+    fn listen(&mut self, to: &Arc<Notify>, cx: &mut Context<'_>) {
+        let mut changed = Box::pin(Arc::clone(to).notified_owned());
         if changed.as_mut().poll(cx).is_pending() {
             self.changed = Some(changed);
         }
@@ -466,7 +577,7 @@ impl<'a> Race<'a> {
                 self.pool.live.met.retried.fetch_add(1, Relaxed);
             }
         }
-        Link { stream: dial.into_stream(), lease, unread: std::mem::take(&mut self.unread) }
+        Link { stream: dial.into_stream(), lease, unread: self.take_unread() }
     }
 
     /// Takes note of an attempt that failed.
@@ -485,6 +596,9 @@ impl<'a> Race<'a> {
             self.tried.remove(backend.id);
             self.failed_on = Some(backend.id);
         }
+        if !self.pool.is_hot_standby {
+            self.failed.insert(backend.id);
+        }
         if let Some(trouble) = judge::trouble(error) {
             let began = self.connection.start;
             judge::failed(self.worker, self.pool, lease, (trouble, began));
@@ -495,7 +609,7 @@ impl<'a> Race<'a> {
     fn set_deadline(&mut self, cx: &Context<'_>) {
         let attempts = self.attempts.as_ref();
         let expiry = attempts.and_then(|a| a.list.borrow().iter().map(|a| a.expires).min());
-        let end = self.held_until.unwrap_or(self.ends_at);
+        let end = self.waits_until();
         let at = [expiry, self.hedge_at].into_iter().flatten().fold(end, Tick::min);
         self.deadline = Some(self.worker.engine.deadlines.set(at, cx.waker().clone()));
     }

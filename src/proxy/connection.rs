@@ -9,13 +9,15 @@ use std::time::Duration;
 use tracing::debug;
 
 use super::accept::Arrival;
-use super::connect::connect;
+use super::connect::{Link, connect};
 use super::judge;
+use super::opening;
 use super::worker::{Entered, Seated, Worker};
 use crate::health::Trouble;
 use crate::net::clock::Tick;
 use crate::net::relay::{Carried, Limits, Meter, Pair, Side, Stop, Watch};
 use crate::net::stream::Stream;
+use crate::state::sources::FromSource;
 use crate::state::{Ending, Lease, Listener, Open, Pool, Slot};
 
 /// A connection that its backend closes after this long counts as cut off, where that matters: one
@@ -28,8 +30,10 @@ pub(super) struct Connection {
     /// Unique within the process.
     pub(super) number: u64,
     pub(super) listener: Arc<Listener>,
-    /// The client; `None` over a unix socket.
-    pub(super) source: Option<SocketAddr>,
+    /// Its route, once it has one.
+    route: Cell<Option<u32>>,
+    /// The client, as a PROXY header names it where one came; `None` over a unix socket.
+    pub(super) source: Cell<Option<SocketAddr>>,
     pub(super) start: Tick,
     pub(super) meter: Meter,
     /// Its slot of the backend it was connected to.
@@ -38,13 +42,46 @@ pub(super) struct Connection {
     told: Cell<Ending>,
     /// What it says about its backend was counted.
     is_judged: Cell<bool>,
+    /// What only some have.
+    extra: RefCell<Option<Box<Extra>>>,
     /// Its slots of the listener and of the process, and its seat on the thread.
     _guards: ((Slot, Slot), Seated),
 }
 
+/// What is known of some connections only.
+#[derive(Debug, Default)]
+pub(super) struct Extra {
+    /// Who had connected, where a PROXY header named another source.
+    pub(super) peer: Option<SocketAddr>,
+    /// Where the client had connected to, as a PROXY header said.
+    pub(super) destination: Option<SocketAddr>,
+    /// The server's name as the client asked for it.
+    pub(super) name: Option<Box<[u8]>>,
+    /// What a proxy calls the connection.
+    pub(super) unique_id: Option<Box<[u8]>>,
+    /// It counts as one of its source's.
+    pub(super) from_source: Option<FromSource>,
+}
+
 impl Connection {
-    pub(super) fn pool(&self) -> &Arc<Pool> {
-        &self.listener.pool
+    /// The pool it was routed to.
+    pub(super) fn pool(&self) -> Option<&Arc<Pool>> {
+        let route = usize::try_from(self.route.get()?).ok()?;
+        self.listener.pools.get(route)
+    }
+
+    pub(super) fn set_route(&self, route: usize) {
+        self.route.set(u32::try_from(route).ok());
+    }
+
+    /// Reads what only some have.
+    pub(super) fn extra<T>(&self, read: impl FnOnce(&Extra) -> Option<T>) -> Option<T> {
+        self.extra.borrow().as_deref().and_then(read)
+    }
+
+    /// Writes what only some have.
+    pub(super) fn with_extra(&self, write: impl FnOnce(&mut Extra)) {
+        write(self.extra.borrow_mut().get_or_insert_default());
     }
 
     /// Ends the connection for `reason`: what was read is delivered, then both sides get a FIN.
@@ -70,8 +107,8 @@ impl Connection {
         Open {
             number: self.number,
             listener: Arc::clone(&self.listener.name),
-            source: self.source,
-            pool: Arc::clone(&self.pool().name),
+            source: self.source.get(),
+            pool: self.pool().map(|pool| Arc::clone(&pool.name)),
             backend: backend.map(|backend| (backend.id, Arc::clone(&backend.name))),
             start: self.start,
             active: self.meter.active(),
@@ -85,7 +122,7 @@ impl Connection {
         let lease = self.lease.take();
         let now = worker.engine.clock.now();
         if let Some(lease) = &lease
-            && self.pool().is_hot_standby
+            && self.pool().is_some_and(|pool| pool.is_hot_standby)
             && self.was_cut(ending, now)
         {
             lease.backend().cuts.add(now);
@@ -94,8 +131,8 @@ impl Connection {
         self.listener.counters.end(ending, Duration::from_millis(lasted));
         debug!(
             listener = %self.listener.name,
-            source = self.source.map(tracing::field::display),
-            pool = %self.pool().name,
+            source = self.source.get().map(tracing::field::display),
+            pool = self.pool().map(|pool| tracing::field::display(&pool.name)),
             backend = lease.as_ref().map(|lease| tracing::field::display(&lease.backend().name)),
             bytes_in = self.meter.bytes_in(),
             bytes_out = self.meter.bytes_out(),
@@ -123,12 +160,14 @@ pub(super) fn serve(worker: &Rc<Worker>, arrival: Arrival) -> impl Future<Output
     let connection = worker.enter(Connection {
         number: worker.next_number(),
         listener,
-        source: accepted.peer,
+        route: Cell::new(None),
+        source: Cell::new(accepted.peer),
         start,
         meter: Meter::new(start),
         lease: RefCell::default(),
         told: Cell::new(Ending::LocalError),
         is_judged: Cell::new(false),
+        extra: RefCell::default(),
         _guards: (slots, seated),
     });
     open(connection, accepted.into_stream())
@@ -136,19 +175,26 @@ pub(super) fn serve(worker: &Rc<Worker>, arrival: Arrival) -> impl Future<Output
 
 /// From an accepted client to a relay. Where nothing has to be waited for, which is usual, all of
 /// this is one step.
-async fn open(connection: Entered, client: Stream) {
-    let worker = connection.worker();
-    match connect(worker, connection.pool(), &connection, client).await {
-        Ok((client, link)) => {
+async fn open(connection: Entered, mut client: Stream) {
+    match line(&connection, &mut client).await {
+        Ok(link) => {
             let pair = Pair { client, backend: link.stream, unread: link.unread };
             *connection.lease.borrow_mut() = Some(link.lease);
             connection.carry(pair);
         }
-        Err((client, ending)) => {
+        Err(ending) => {
             client.reset();
             connection.ended(ending);
         }
     }
+}
+
+/// Who it is and where it goes, then a backend there.
+async fn line(connection: &Entered, client: &mut Stream) -> Result<Link, Ending> {
+    let worker = connection.worker();
+    let bytes = opening::pass(worker, connection, client).await?;
+    let pool = connection.pool().ok_or(Ending::NoRoute)?;
+    connect(worker, pool, connection, (client, bytes)).await
 }
 
 impl Entered {
@@ -189,13 +235,17 @@ impl Entered {
 
     fn served(&self) {
         if let (false, Some(lease)) = (self.is_judged.replace(true), &*self.lease.borrow()) {
-            judge::served(self.worker(), self.pool(), lease);
+            if let Some(pool) = self.pool() {
+                judge::served(self.worker(), pool, lease);
+            }
         }
     }
 
     fn failed(&self, trouble: Trouble) {
         if let (false, Some(lease)) = (self.is_judged.replace(true), &*self.lease.borrow()) {
-            judge::failed(self.worker(), self.pool(), lease, (trouble, self.start));
+            if let Some(pool) = self.pool() {
+                judge::failed(self.worker(), pool, lease, (trouble, self.start));
+            }
         }
     }
 }
@@ -206,7 +256,7 @@ impl Watch for Entered {
     }
 
     fn silence(&self) -> Option<Tick> {
-        self.pool().detection?.first_byte
+        self.pool()?.detection?.first_byte
     }
 
     fn silent(&self, ms: Tick) {

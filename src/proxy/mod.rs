@@ -1,8 +1,8 @@
 //! The data path.
 //!
 //! ```text
-//! accept ─► limits ─► connect: pick ─► lease ─► dial, again elsewhere ─► relay ─► record
-//! accept.rs           connect.rs                                   net/relay.rs   ending.rs
+//! accept ─► limits ─► opening ─► connect: pick ─► lease ─► dial, again elsewhere ─► relay ─► record
+//! accept.rs           opening.rs  connect.rs                              net/relay.rs  connection.rs
 //! ```
 //!
 //! `connection.rs` holds the line itself. Each thread is a worker (`worker.rs`) with its own
@@ -12,7 +12,7 @@ mod accept;
 mod connect;
 mod connection;
 mod judge;
-pub mod sources;
+mod opening;
 mod worker;
 
 pub use accept::Socket;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::counters::BackendCounters;
+use super::queue::Queue;
 use super::streak::{BySecond, Streak};
 use crate::balance::Load;
 use crate::net::addr::Address;
@@ -27,6 +28,8 @@ pub struct Backend {
     pub counters: Arc<BackendCounters>,
     /// Its failures in a row.
     pub streak: Streak,
+    /// Who waits for a slot of it.
+    pub queue: Arc<Queue>,
     /// Connections that it cut off, by time.
     pub cuts: BySecond,
 }
@@ -34,7 +37,7 @@ pub struct Backend {
 impl Backend {
     /// A backend that has served nobody yet.
     #[must_use]
-    pub fn new(id: u32, name: &str, address: Address) -> Self {
+    pub fn new(id: u32, name: &str, address: Address, queue: Arc<Queue>) -> Self {
         Self {
             id,
             name: name.into(),
@@ -42,6 +45,7 @@ impl Backend {
             load: Arc::default(),
             totals: Arc::default(),
             counters: Arc::default(),
+            queue,
             streak: Streak::default(),
             cuts: BySecond::default(),
         }
@@ -132,6 +136,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.backend.load.give_back();
+        self.backend.queue.wake_one();
         if let Some(trial) = &self.trial {
             trial.is_taken.store(false, Relaxed);
         }
@@ -145,7 +150,7 @@ mod tests {
     fn member(limit: Option<u32>, trial: Option<Trial>) -> Member {
         let address = Address::Tcp("127.0.0.1:1".parse().unwrap());
         Member {
-            backend: Arc::new(Backend::new(1, "a", address)),
+            backend: Arc::new(Backend::new(1, "a", address, Arc::default())),
             weight: 1,
             max_connections: limit.and_then(NonZeroU32::new),
             trial: trial.map(Arc::new),

@@ -111,8 +111,8 @@ pub struct Open {
     pub listener: Arc<str>,
     /// The client; `None` over a unix socket.
     pub source: Option<std::net::SocketAddr>,
-    /// The pool it is routed to.
-    pub pool: Arc<str>,
+    /// The pool it is routed to, once it is.
+    pub pool: Option<Arc<str>>,
     /// The backend it is connected to, by id and name.
     pub backend: Option<(u32, Arc<str>)>,
     /// When it was accepted.

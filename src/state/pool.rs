@@ -10,11 +10,13 @@ use tokio::sync::Notify;
 use super::backend::Member;
 use super::budget::RetryBudget;
 use super::counters::PoolCounters;
+use super::queue::Queue;
 use super::streak::BySecond;
 use crate::balance::{Candidate, Entry, Options, Request, Strategy, Tried};
 use crate::config::model;
 use crate::net::addr::Address;
 use crate::net::clock::{Tick, ticks};
+use crate::net::proxy_protocol::{self, Version};
 
 /// A named set of backends: what a configuration says of it, and what lives on when that changes.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub struct Pool {
     pub detection: Option<Detection>,
     /// Longest time that a connection waits while actions run for a new active backend.
     pub hold: Tick,
+    /// How many connections may wait for a slot, and how long; `None`: none may.
+    pub queue: Option<(u32, Tick)>,
     /// What outlives a change of the configuration.
     pub live: Arc<Live>,
 }
@@ -53,6 +57,8 @@ pub struct Live {
     pub met: Met,
     /// What else is counted of it.
     pub counters: Arc<PoolCounters>,
+    /// Connections that wait for a slot.
+    pub queue: Arc<Queue>,
     rotation: ArcSwap<Rotation>,
     turn: Turn,
     source_turn: AtomicU64,
@@ -103,6 +109,10 @@ pub struct ConnectPolicy {
     pub retry_percent: u32,
     /// Local addresses, used in turn; empty: the kernel chooses.
     pub sources: Vec<IpAddr>,
+    /// The local address is the client's own.
+    pub is_transparent: bool,
+    /// The header that backends are sent first.
+    pub send_proxy: Option<Version>,
 }
 
 impl ConnectPolicy {
@@ -117,6 +127,12 @@ impl ConnectPolicy {
             deadline: ticks(connect.deadline),
             retry_percent: connect.retry_budget,
             sources: connect.source.addresses().to_vec(),
+            is_transparent: connect.source == model::Source::Client,
+            send_proxy: match connect.send_proxy_protocol {
+                model::SendProxyProtocol::Off => None,
+                model::SendProxyProtocol::V1 => Some(Version::V1),
+                model::SendProxyProtocol::V2 => Some(Version::V2),
+            },
         }
     }
 }
@@ -270,6 +286,7 @@ impl Default for Live {
             budget: RetryBudget::default(),
             changed: Arc::default(),
             met: Met::default(),
+            queue: Arc::default(),
             counters: Arc::default(),
             rotation: ArcSwap::from_pointee(Rotation::empty(None)),
             turn: Turn::default(),
@@ -290,6 +307,7 @@ impl Live {
     pub fn publish(&self, rotation: Arc<Rotation>) {
         self.rotation.store(rotation);
         self.changed.notify_waiters();
+        self.queue.wake_all();
     }
 
     /// Notes that a report about the pool is being made: whoever waits for what follows from it may
@@ -321,6 +339,12 @@ impl Live {
 }
 
 impl Pool {
+    /// What checks send first: the header of a connection that nobody is spoken for in.
+    #[must_use]
+    pub fn preface_of_checks(&self) -> Arc<[u8]> {
+        self.connect.send_proxy.map_or(&[][..], proxy_protocol::local).into()
+    }
+
     /// The local addresses to connect to `address` from, beginning with the one whose turn it is; a
     /// single `None` where the kernel chooses. Addresses of the other family are passed over.
     pub fn sources(&self, address: &Address) -> impl Iterator<Item = Option<IpAddr>> {
@@ -354,6 +378,8 @@ mod tests {
             hedge: None,
             deadline: 1,
             retry_percent: 0,
+            is_transparent: false,
+            send_proxy: None,
             sources: sources.iter().map(|s| s.parse().unwrap()).collect(),
         };
         Pool {
@@ -362,6 +388,7 @@ mod tests {
             connect,
             detection: None,
             hold: 1,
+            queue: None,
             live: Arc::default(),
         }
     }

@@ -1,15 +1,19 @@
 //! The routing state built from one configuration.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
 use super::counters::ListenerCounters;
 use super::pool::{ConnectPolicy, Detection, Live, Pool};
+use super::route::{Match, Routes};
 use super::slots::Slots;
+use super::sources::{SourceLimits, Sources};
 use crate::config::model::{self, Config, OverLimit};
 use crate::net::addr::Address;
+use crate::net::cidr::{Origin, Origins};
 use crate::net::clock::{Tick, ticks};
 use crate::net::listen::ListenOptions;
 use crate::net::relay::Limits;
@@ -35,8 +39,26 @@ pub struct Listener {
     pub bind: Vec<Address>,
     /// How its sockets are opened.
     pub options: ListenOptions,
-    /// Where its connections go.
-    pub pool: Arc<Pool>,
+    /// Which route a connection takes.
+    pub routes: Routes,
+    /// Where each route leads.
+    pub pools: Vec<Arc<Pool>>,
+    /// Whether any route has a condition; without, all connections take the first.
+    pub has_conditions: bool,
+    /// Peers that must send a PROXY header.
+    pub proxies: Option<Origins>,
+    /// Longest time until that and the ClientHello are in.
+    pub peek: Tick,
+    /// Who is refused.
+    pub deny: Option<Origins>,
+    /// Who alone is not.
+    pub allow: Option<Origins>,
+    /// Its limits for each source.
+    pub source_limits: SourceLimits,
+    /// Its connections by source.
+    pub sources: Arc<Sources>,
+    /// Bytes a second of each connection, in and out.
+    pub bandwidth: (Option<u64>, Option<u64>),
     /// Its limits in time.
     pub limits: Limits,
     /// Its limit in number: in force with [`Snapshot::take_effect`].
@@ -90,11 +112,12 @@ impl Snapshot {
         }
         let mut listeners = Vec::new();
         for (name, listener) in &config.listeners {
-            // TODO-WIRE routes
-            let [route] = listener.routes.as_slice() else { return Err(name.clone()) };
-            let pool = pools.get(route.pool.as_str()).ok_or_else(|| route.pool.clone())?;
+            let pool_of = |route: &model::Route| {
+                pools.get(route.pool.as_str()).cloned().ok_or_else(|| route.pool.clone())
+            };
+            let own = listener.routes.iter().map(pool_of).collect::<Result<Vec<_>, _>>()?;
             let known = before.and_then(|before| before.listener(name));
-            listeners.push(Arc::new(build_listener(name, listener, (pool, known))));
+            listeners.push(Arc::new(build_listener(name, listener, (own, known))));
         }
         let pools = config.pools.keys().filter_map(|name| pools.remove(name.as_str())).collect();
         Ok(Self { listeners, pools })
@@ -129,15 +152,30 @@ fn build_pool(name: &str, pool: &model::Pool, live: Option<Arc<Live>>) -> Pool {
         is_hot_standby,
         connect: ConnectPolicy::new(&pool.connect, is_hot_standby),
         detection,
-        hold: HOLD,
+        hold: pool.queue.as_ref().map_or(HOLD, |queue| ticks(queue.timeout)),
+        queue: pool.queue.as_ref().map(|queue| (queue.max.get(), ticks(queue.timeout))),
         live: live.unwrap_or_default(),
+    }
+}
+
+fn origins(origins: &[Origin]) -> Option<Origins> {
+    (!origins.is_empty()).then(|| Origins::new(origins))
+}
+
+fn match_of(conditions: &model::Match) -> Match {
+    Match {
+        sni: conditions.sni.clone(),
+        alpn: conditions.alpn.iter().map(|token| token.as_bytes().into()).collect(),
+        tls: conditions.tls,
+        source: conditions.source.clone(),
+        port: conditions.port.clone(),
     }
 }
 
 fn build_listener(
     name: &str,
     listener: &model::Listener,
-    (pool, known): (&Arc<Pool>, Option<&Arc<Listener>>),
+    (pools, known): (Vec<Arc<Pool>>, Option<&Arc<Listener>>),
 ) -> Listener {
     let max_connections = listener.max_connections.map(Into::into);
     let model::Tcp { nodelay, keepalive, user_timeout, backlog, defer_accept, fast_open } =
@@ -154,7 +192,22 @@ fn build_listener(
             defer_accept,
             fast_open,
         },
-        pool: Arc::clone(pool),
+        has_conditions: listener.routes.iter().any(|r| r.conditions != model::Match::default()),
+        routes: Routes::new(listener.routes.iter().map(|r| match_of(&r.conditions)).collect()),
+        pools,
+        proxies: origins(&listener.accept_proxy_protocol),
+        peek: ticks(timeouts.peek),
+        deny: origins(&listener.deny),
+        allow: origins(&listener.allow),
+        source_limits: SourceLimits {
+            connections: listener.max_connections_per_source,
+            rate: listener.connection_rate_per_source.and_then(|rate| NonZeroU32::new(rate.0)),
+        },
+        sources: known.map(|known| Arc::clone(&known.sources)).unwrap_or_default(),
+        bandwidth: (
+            listener.bandwidth.inward.map(|rate| rate.0),
+            listener.bandwidth.outward.map(|rate| rate.0),
+        ),
         limits: Limits {
             idle: timeouts.idle.map(ticks),
             half_closed: timeouts.half_closed.map(|d| if d.is_zero() { 0 } else { ticks(d) }),
