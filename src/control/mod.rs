@@ -16,6 +16,7 @@ pub mod event;
 mod follow;
 pub mod handle;
 pub mod keeper;
+mod places;
 mod pool;
 pub mod recovery;
 pub mod reload;
@@ -38,6 +39,7 @@ use controller::Controller;
 pub use controller::{ControlError, Setup};
 use event::Events;
 pub use handle::Handle;
+pub use places::Places;
 
 use crate::config::model::Config;
 use crate::state::Snapshot;
