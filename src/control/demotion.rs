@@ -36,13 +36,6 @@ pub(super) fn demote(threads: &Threads, backend: Id, grace: Duration, rate: u32)
     Demotion(task.abort_handle())
 }
 
-impl Demotion {
-    /// Whether nothing is left to be done.
-    pub(super) fn is_over(&self) -> bool {
-        self.0.is_finished()
-    }
-}
-
 async fn close(threads: &Threads, backend: Id, rate: u32) {
     let mut open = list(threads).await;
     open.retain(|one| one.backend.as_ref().is_some_and(|(id, _)| *id == backend));

@@ -228,13 +228,11 @@ impl Controller {
         let why = Why::new(Cause::Resolve, "the name resolves to other addresses");
         known.keeper.refresh(&why, false, at);
         known.is_dirty = true;
-        for node in &known.keeper.nodes {
-            node.due.into_iter().for_each(|due| self.timers.set(due.at, Timer::Check(node.id)));
-        }
         if named.iter().any(|(_, is_resolved)| !is_resolved) {
             let number = known.number;
             self.timers.set(at + PURGE_EVERY, Timer::Purge(number));
         }
+        self.begin_checks();
         self.unsaved();
     }
 

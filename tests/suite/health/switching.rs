@@ -1,10 +1,10 @@
 //! Fifty takeovers in a row: never two active ones, and nobody who fails.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{checking, expect_checks};
-use crate::support::{Answers, Node, PATIENCE, Proxy, Setup, eventually, ms, pause};
+use crate::support::{Answers, Node, PATIENCE, Proxy, Setup, eventually, ms};
 
 const MOVES: usize = 50;
 
@@ -89,7 +89,7 @@ fn moved_by_checks(threads: u32) {
                 let before = node.accepted();
                 reigns.push(Reign { asked: Instant::now(), name: node.name() });
                 answers.go_on(script);
-                eventually(PATIENCE, "the role has moved", || node.accepted() > before + 10);
+                eventually(PATIENCE, "the role has moved", || node.accepted() > before + 20);
             }
         }
     });
@@ -135,13 +135,14 @@ fn moved_by_death(threads: u32) {
     let mut reigns = Vec::new();
     let served = under_load(&proxy, 4, || {
         for _ in 0..MOVES / 2 {
-            let before = [nodes[0].accepted(), nodes[1].accepted()];
+            let before = nodes[1].accepted();
             reigns.push(Reign { asked: Instant::now(), name: "b" });
             nodes[0].kill();
-            eventually(PATIENCE, "b serves", || nodes[1].accepted() > before[1] + 5);
+            eventually(PATIENCE, "b serves", || nodes[1].accepted() > before + 20);
+            let before = nodes[0].accepted();
             nodes[0].restart();
             reigns.push(Reign { asked: Instant::now(), name: "a" });
-            eventually(PATIENCE, "a serves again", || nodes[0].accepted() > before[0] + 5);
+            eventually(PATIENCE, "a serves again", || nodes[0].accepted() > before + 20);
         }
     });
     // In its second part b's reign is the old one of the move back.
@@ -155,7 +156,6 @@ fn moved_by_death(threads: u32) {
     for reason in ["connect_failed", "no_backend", "queue_timeout", "local_error"] {
         assert!(!reasons.contains_key(reason), "{reasons:?}");
     }
-    pause(Duration::ZERO);
 }
 
 #[test]
