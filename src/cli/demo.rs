@@ -15,6 +15,7 @@ use super::run::serve;
 use super::{FAILED, complain, drill, print};
 use crate::balance::Registry;
 use crate::config::one_shot;
+use crate::process::Source;
 
 /// Where the demo listens.
 const LISTEN: &str = "127.0.0.1:9501";
@@ -48,7 +49,8 @@ pub(super) fn run(arguments: &Arguments, registry: &Registry) -> Result<(), u8> 
             problems.iter().for_each(|problem| complain(&format!("tidegate: {problem}")));
             FAILED
         })?;
-    serve(&config, registry, || introduce(&addresses))
+    let source = Source { path: None, registry: registry.clone() };
+    serve(&config, source, || introduce(&addresses))
 }
 
 /// Says what is there and what to try.

@@ -3,7 +3,8 @@
 #![allow(unsafe_code, reason = "calls that no crate wraps")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -21,6 +22,38 @@ use tokio::io::unix::AsyncFd;
 pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open for as long as it lives, always of the same number, and the
     // `AsyncFd` owns it. Nobody replaces it: no code calls `get_mut` on a registered descriptor.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
+    registered.map_err(Into::into)
+}
+
+/// Takes over a descriptor that this process was started with; `None` when it is not open. From here on
+/// no child inherits it.
+pub(super) fn adopt(fd: i32) -> Option<OwnedFd> {
+    // SAFETY: asking for the flags of a descriptor that may be closed has no effect but an error.
+    if fd < 3 || unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return None;
+    }
+    // SAFETY: it is open, as was just seen, and whoever started this process has left it to us: nothing
+    // else in here knows of it.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    rustix::io::fcntl_setfd(&owned, rustix::io::FdFlags::CLOEXEC).ok()?;
+    Some(owned)
+}
+
+/// Registers a listening socket, which others hold too, with the reactor of this thread's runtime.
+///
+/// # Errors
+///
+/// Out of memory, or the descriptor is registered with this reactor already.
+///
+/// # Panics
+///
+/// Outside a tokio runtime with its I/O driver.
+pub(crate) fn register_shared(
+    fd: Arc<OwnedFd>,
+    interest: Interest,
+) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: as above; an `Arc` gives out the same `OwnedFd` for as long as it lives.
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
     registered.map_err(Into::into)
 }

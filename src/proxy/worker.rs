@@ -23,6 +23,8 @@ use crate::net::clock::Clock;
 use crate::net::dial::EphemeralPorts;
 use crate::net::relay::Engine;
 use crate::state::{Ack, Ending, Notice, Open, Reporter, Slots, Which};
+use std::os::fd::OwnedFd;
+use tokio::task::JoinHandle;
 
 /// Tasks that run before the reactor is asked for news again. tokio's own 61 lets a few bulk
 /// transfers, each with a long turn, hold up everything that waits.
@@ -50,6 +52,15 @@ pub struct Shared {
 pub enum Order {
     /// Serve a connection that another thread has accepted.
     Adopt(Box<Arrival>),
+    /// Accept from this socket too.
+    Open(Socket),
+    /// Accept what is queued at this socket, then let it go.
+    Close(Arc<OwnedFd>),
+    /// The listeners are others now: waiting at their limits begins anew.
+    Renew,
+    /// Let go of all listening sockets, which another process accepts from, and stop when the last
+    /// connection ends.
+    Leave,
     /// Accept what is queued, close the listening sockets, and stop when the last connection ends.
     Drain,
 }
@@ -94,6 +105,13 @@ impl Fleet {
         }
     }
 
+    /// Gives an order to the thread of this index, if it is still there.
+    pub fn tell(&self, thread: usize, order: Order) {
+        if let Some(seat) = self.0.get(thread) {
+            let _ = seat.orders.send(order);
+        }
+    }
+
     /// Connections on all threads.
     #[must_use]
     pub fn open(&self) -> u32 {
@@ -107,7 +125,7 @@ impl Seat {
         match self.orders.send(Order::Adopt(Box::new(arrival))) {
             Err(unsent) => match unsent.0 {
                 Order::Adopt(arrival) => Err(arrival),
-                Order::Drain => Ok(()),
+                _ => Ok(()),
             },
             Ok(()) => Ok(()),
         }
@@ -385,12 +403,8 @@ async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
     let deadlines = Rc::clone(&worker.engine.deadlines);
     let clock = worker.engine.clock;
     let mut timers = tokio::task::spawn_local(async move { deadlines.run(clock).await });
-    let accept = |door: Door| {
-        let door = Rc::new(door);
-        let task = tokio::task::spawn_local(Rc::clone(&door).accept_all(Rc::clone(&worker)));
-        (door, task)
-    };
-    let mut doors: Vec<_> = doors.into_iter().map(accept).collect();
+    let mut porter = Porter { worker: Rc::clone(&worker), doors: Vec::new() };
+    doors.into_iter().for_each(|door| porter.attend(Rc::new(door)));
     let mut end_all = worker.shared.end_all.subscribe();
     let mut is_draining = false;
     loop {
@@ -406,12 +420,15 @@ async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
                 Some(Order::Adopt(arrival)) => serve_here(&worker, *arrival),
                 Some(Order::Drain) => {
                     is_draining = true;
-                    for (door, task) in doors.drain(..) {
-                        task.abort();
-                        let _ = task.await;
-                        door.accept_rest(&worker);
-                    }
+                    porter.close(|_| true).await;
                 }
+                Some(Order::Leave) => {
+                    is_draining = true;
+                    porter.leave().await;
+                }
+                Some(Order::Open(socket)) => porter.open(socket),
+                Some(Order::Close(fd)) => porter.close(|door| door.is_at(&fd)).await,
+                Some(Order::Renew) => porter.renew().await,
                 None => {}
             },
             Some((notice, _ack)) = notices.recv() => worker.obey(&notice),
@@ -428,4 +445,52 @@ async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
         }
     }
     debug!(worker = worker.index, "worker has stopped");
+}
+
+/// Looks after the doors of a thread.
+struct Porter {
+    worker: Rc<Worker>,
+    doors: Vec<(Rc<Door>, JoinHandle<()>)>,
+}
+
+impl Porter {
+    /// Begins to accept at a door.
+    fn attend(&mut self, door: Rc<Door>) {
+        let accepting = Rc::clone(&door).accept_all(Rc::clone(&self.worker));
+        self.doors.push((door, tokio::task::spawn_local(accepting)));
+    }
+
+    fn open(&mut self, socket: Socket) {
+        match Door::open(socket) {
+            Ok(door) => self.attend(Rc::new(door)),
+            Err(error) => error!(%error, worker = self.worker.index, "cannot accept here"),
+        }
+    }
+
+    /// Stops accepting at these doors once what is queued there is served.
+    async fn close(&mut self, which: impl Fn(&Door) -> bool) {
+        for (door, task) in self.doors.extract_if(.., |(door, _)| which(door)) {
+            task.abort();
+            let _ = task.await;
+            door.close_queue();
+            door.accept_rest(&self.worker);
+        }
+    }
+
+    /// Stops accepting, and leaves what is queued to whoever else accepts there.
+    async fn leave(&mut self) {
+        for (_, task) in self.doors.drain(..) {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+
+    /// Begins anew to wait at each door.
+    async fn renew(&mut self) {
+        for (door, task) in std::mem::take(&mut self.doors) {
+            task.abort();
+            let _ = task.await;
+            self.attend(door);
+        }
+    }
 }
