@@ -26,3 +26,4 @@ mod php;
 mod postgres;
 mod redis;
 mod server;
+mod swoole;
