@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::event::Events;
 use crate::config::model::Config;
 use crate::config::{Changes, Problem};
+use crate::health::Saved;
 
 /// Requests that may wait for the controller; further ones wait to be sent.
 const WAITING: usize = 64;
@@ -216,6 +217,8 @@ pub(crate) enum Request {
     },
     Connections(Filter, Reply<Vec<ConnectionStatus>>),
     Reload(Reply<Changes>),
+    /// What is to survive.
+    Saved(Reply<Saved>),
     /// The names of pools that have no backend in rotation.
     Unready(Reply<Vec<Arc<str>>>),
 }
@@ -309,6 +312,15 @@ impl Handle {
     /// bound, [`Error::Gone`].
     pub async fn reload(&self) -> Result<Changes, Error> {
         self.ask(Request::Reload).await
+    }
+
+    /// All that another process needs to go on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`].
+    pub(crate) async fn saved(&self) -> Result<Saved, Error> {
+        self.ask(Request::Saved).await
     }
 
     /// The names of the pools that have no backend in rotation.
