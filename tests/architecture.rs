@@ -23,7 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("admin", &["config", "control::event", "control::handle", "metrics", "net", "state"]),
     ("proxy", &["balance", "config::model", "health", "net", "state"]),
-    ("process", &["balance", "config", "control", "net", "proxy", "state"]),
+    ("process", &["balance", "config", "control", "health", "log", "net", "proxy", "state"]),
     ("cli", &["balance", "config", "log", "process"]),
 ];
 

@@ -4,7 +4,7 @@ use super::{ConfigFile, FAILED, WRONG, complain};
 use crate::balance::Registry;
 use crate::config::model::Config;
 use crate::config::one_shot;
-use crate::process::{Server, Signals, Source};
+use crate::process::{Inheritance, Server, Signals, Source};
 
 /// What `run` takes.
 #[derive(Debug, clap::Args)]
@@ -51,7 +51,11 @@ pub(super) fn serve(config: &Config, source: Source, started: impl FnOnce()) -> 
         tracing::error!(%error, "cannot wait for signals");
         FAILED
     })?;
-    let server = Server::start_from(config, source).map_err(|error| {
+    let inheritance = Inheritance::find().map_err(|error| {
+        tracing::error!(%error, "cannot take over from the old process");
+        FAILED
+    })?;
+    let server = Server::start_from(config, source, inheritance).map_err(|error| {
         tracing::error!("{error}");
         FAILED
     })?;

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -56,6 +57,8 @@ pub struct Setup {
     pub threads: Threads,
     /// What they report.
     pub reports: mpsc::Receiver<Report>,
+    /// What another process has passed on; it comes before the state file.
+    pub saved: Option<Saved>,
 }
 
 /// Why the control plane did not start.
@@ -129,7 +132,7 @@ impl Controller {
         let (checks, checked) = Checks::new(setup.clock);
         let (news, repairs) = mpsc::unbounded_channel();
         let (loaded, reloaded) = mpsc::unbounded_channel();
-        let Setup { clock, ports, source, host, threads, reports } = setup;
+        let Setup { clock, ports, source, host, threads, reports, saved } = setup;
         let mut controller = Self {
             clock,
             ports,
@@ -155,12 +158,24 @@ impl Controller {
             last_pool: 0,
             inbox: Some(Inbox { reports, requests, checked, repairs, reloaded }),
         };
-        let saved = controller.state_file.as_ref().and_then(|file| file.read(unix_ms()));
+        let is_upgrade = saved.is_some();
+        let from_file = || controller.state_file.as_ref().and_then(|f| f.read(unix_ms()));
+        let saved = saved.or_else(from_file);
         for pool in &snapshot.pools {
             if let Some(config) = config.pools.get(&*pool.name) {
                 let made = (controller.entry(config)?, controller.probe(pool, config)?);
                 controller.add_pool((pool, config), made, saved.as_ref());
             }
+        }
+        if is_upgrade {
+            controller.tell(News {
+                kind: Kind::Upgraded,
+                pool: None,
+                backend: None,
+                cause: "operator".into(),
+                evidence: "another process has been taken over from".into(),
+                more: More::Nothing {},
+            });
         }
         if controller.state_file.is_some() {
             controller.timers.set(clock.exact() + SAVE_EVERY, Timer::Save);
@@ -237,8 +252,9 @@ impl Controller {
         self.clock.exact()
     }
 
-    /// Runs until `stop`; then what survives is saved. Not cancel safe: to be run to its end.
-    pub(super) async fn run(mut self, stop: CancellationToken) {
+    /// Runs until `stop`; then what survives is saved, unless another process goes on (`retired`). Not
+    /// cancel safe: to be run to its end.
+    pub(super) async fn run(mut self, stop: CancellationToken, retired: &AtomicBool) {
         let Some(mut inbox) = self.inbox.take() else { return };
         loop {
             let wake = self.timers.next().map(|at| self.clock.instant(at));
@@ -280,7 +296,8 @@ impl Controller {
             self.save_soon();
         }
         let saved = self.saved();
-        if let Some(file) = &mut self.state_file {
+        let file = self.state_file.as_mut().filter(|_| !retired.load(Relaxed));
+        if let Some(file) = file {
             file.write_now(&saved);
         }
     }
@@ -404,7 +421,7 @@ impl Controller {
     }
 
     /// What is to survive.
-    fn saved(&self) -> Saved {
+    pub(super) fn saved(&self) -> Saved {
         let now = (self.now(), unix_ms());
         let mut saved = Saved::new(now.1);
         for pool in &self.pools {

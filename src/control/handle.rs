@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::event::Events;
 use crate::config::model::Config;
 use crate::config::{Changes, Problem};
+use crate::health::Saved;
 use crate::metrics::View;
 
 /// Requests that may wait for the controller; further ones wait to be sent.
@@ -219,6 +220,8 @@ pub(crate) enum Request {
     Connections(Filter, Reply<Vec<ConnectionStatus>>),
     Explain(Explain, Reply<Explanation>),
     Reload(Reply<Changes>),
+    /// What is to survive.
+    Saved(Reply<Saved>),
     /// The names of pools that have no backend in rotation.
     Unready(Reply<Vec<Arc<str>>>),
     /// What there is to be measured.
@@ -332,6 +335,15 @@ impl Handle {
     /// bound, [`Error::Gone`].
     pub async fn reload(&self) -> Result<Changes, Error> {
         self.ask(Request::Reload).await
+    }
+
+    /// All that another process needs to go on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`].
+    pub(crate) async fn saved(&self) -> Result<Saved, Error> {
+        self.ask(Request::Saved).await
     }
 
     /// The names of the pools that have no backend in rotation.

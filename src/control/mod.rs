@@ -27,6 +27,7 @@ mod timers;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::sync_channel;
 use std::thread::{Builder, JoinHandle};
 
@@ -47,6 +48,8 @@ use crate::state::Snapshot;
 pub struct Control {
     handle: Handle,
     stop: CancellationToken,
+    /// Another process goes on.
+    retired: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -75,6 +78,8 @@ impl Control {
     ) -> Result<Self, StartError> {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
+        let retired = Arc::new(AtomicBool::new(false));
+        let is_retired = Arc::clone(&retired);
         let (started, when_started) = sync_channel::<Result<Handle, StartError>>(1);
         let thread = Builder::new().name("control".into()).spawn(move || {
             let runtime = RuntimeBuilder::new_current_thread()
@@ -92,7 +97,7 @@ impl Control {
                 match Controller::new(setup, what, (events, requests)) {
                     Ok(controller) => {
                         let _ = started.send(Ok(handle));
-                        controller.run(stopped).await;
+                        controller.run(stopped, &is_retired).await;
                     }
                     Err(error) => drop(started.send(Err(error.into()))),
                 }
@@ -100,13 +105,19 @@ impl Control {
         })?;
         let ended = || io::Error::other("the thread ended at once");
         let handle = when_started.recv().map_err(|_| StartError::from(ended()))??;
-        Ok(Self { handle, stop, thread })
+        Ok(Self { handle, stop, retired, thread })
     }
 
     /// A way to ask it.
     #[must_use]
     pub fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// Ends it without saving: another process goes on.
+    pub fn retire(self) {
+        self.retired.store(true, Relaxed);
+        self.stop();
     }
 
     /// Ends it, and saves what survives. Blocks until that is done: a file is written.

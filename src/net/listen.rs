@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -64,6 +65,13 @@ pub struct SocketPath {
 impl SocketPath {
     fn of(path: &Path) -> Option<Self> {
         Some(Self { path: path.to_owned(), identity: identity(path)? })
+    }
+}
+
+impl SocketPath {
+    /// Leaves the file to another process.
+    pub fn leave(mut self) {
+        self.path.clear();
     }
 }
 
@@ -175,6 +183,58 @@ fn bind_unix(path: &Path, backlog: u32, mode: Option<Mode>) -> io::Result<OwnedF
     }
     listen(&socket, i32::try_from(backlog).unwrap_or(i32::MAX))?;
     Ok(socket)
+}
+
+/// A listening socket that this process was started with, as [`Address`] has it; `None` for a
+/// descriptor that is none.
+#[must_use]
+pub fn inherited(fd: i32) -> Option<OwnedFd> {
+    let socket = super::sys::adopt(fd)?;
+    let is_listening = sockopt::socket_acceptconn(&socket).ok()?;
+    rustix::io::ioctl_fionbio(&socket, true).ok()?;
+    is_listening.then_some(socket)
+}
+
+/// Where a socket is bound; `None` for one that is bound nowhere that has a name.
+#[must_use]
+pub fn address_of(socket: &OwnedFd) -> Option<Address> {
+    let bound = getsockname(socket).ok()?;
+    if let Ok(tcp) = SocketAddr::try_from(bound.clone()) {
+        return Some(Address::Tcp(tcp));
+    }
+    let unix = SocketAddrUnix::try_from(bound).ok()?;
+    let path = std::ffi::OsStr::from_bytes(unix.path_bytes()?.strip_suffix(&[0])?);
+    Some(Address::Unix(path.into()))
+}
+
+/// Sockets that were bound by somebody else, on `address`: with the options of this process, and as many
+/// as it has threads where the kernel can spread connections over them.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn take_over(
+    address: Address,
+    sockets: Vec<OwnedFd>,
+    shards: usize,
+    options: &ListenOptions,
+) -> io::Result<Bound> {
+    let is_tcp = matches!(address, Address::Tcp(_));
+    for socket in &sockets {
+        set_options(socket, is_tcp, options)?;
+    }
+    let mut sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
+    let is_spread = |socket: &Arc<OwnedFd>| sockopt::socket_reuseport(socket).unwrap_or(false);
+    if let (Address::Tcp(bound), true) = (&address, sockets.iter().all(is_spread)) {
+        while sockets.len() < shards {
+            sockets.push(Arc::new(bind_tcp(*bound, false, options)?));
+        }
+    }
+    let path = match &address {
+        Address::Unix(path) => SocketPath::of(path),
+        Address::Tcp(_) => None,
+    };
+    Ok(Bound { address, sockets, path })
 }
 
 fn is_socket(path: &Path) -> bool {

@@ -5,6 +5,7 @@ pub mod child;
 pub mod clock;
 pub mod dial;
 pub mod listen;
+pub mod pass;
 pub mod pipe;
 pub mod relay;
 pub mod stream;

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
+use super::upgrade::{Inheritance, Passed};
 use crate::net::addr::Address;
-use crate::net::listen::{Bound, SocketPath, bind_all, set_options};
+use crate::net::listen::{Bound, SocketPath, bind_all, set_options, take_over};
 use crate::proxy::{Order, Shared, Socket};
 use crate::state::{Entrance, Listener, Snapshot};
 
@@ -83,13 +84,21 @@ fn is_other_file(path: &Path) -> bool {
 }
 
 impl Doors {
-    /// Binds every address of `snapshot`, with one socket for each of `threads` where that can be.
-    pub(super) fn open(snapshot: &Snapshot, threads: usize) -> Result<Self, BindError> {
+    /// Binds every address of `snapshot` that is not inherited, with one socket for each of `threads`
+    /// where that can be.
+    pub(super) fn open(
+        snapshot: &Snapshot,
+        threads: usize,
+        inheritance: &mut Inheritance,
+    ) -> Result<Self, BindError> {
         let (open, next) = (Vec::new(), None);
         let mut doors = Self { threads, shared: None, open, next, turn: 0 };
         for listener in &snapshot.listeners {
             for address in &listener.bind {
-                let opened = doors.bind(listener, address)?;
+                let opened = match inheritance.take(&listener.name, address) {
+                    Some(known) => doors.take_over(listener, address, known)?,
+                    None => doors.bind(listener, address)?,
+                };
                 doors.open.push(opened);
             }
         }
@@ -127,18 +136,58 @@ impl Doors {
         let bound = bind_all(address, self.threads, &listener.options).map_err(|error| {
             BindError { listener: listener.name.to_string(), address: address.clone(), error }
         })?;
-        let Bound { address: bound, sockets, path } = bound;
+        Ok(self.opened(listener, address, bound))
+    }
+
+    fn take_over(
+        &mut self,
+        listener: &Arc<Listener>,
+        wanted: &Address,
+        (address, sockets): (Address, Vec<OwnedFd>),
+    ) -> Result<Opened, BindError> {
+        let bound =
+            take_over(address, sockets, self.threads, &listener.options).map_err(|error| {
+                BindError { listener: listener.name.to_string(), address: wanted.clone(), error }
+            })?;
+        Ok(self.opened(listener, wanted, bound))
+    }
+
+    fn opened(&mut self, listener: &Arc<Listener>, wanted: &Address, bound: Bound) -> Opened {
+        let Bound { address, sockets, path } = bound;
         let turn = self.turn;
         self.turn += 1;
         let threads = self.threads;
         let for_thread = |(index, fd)| ((turn + index) % threads, fd);
-        Ok(Opened {
-            wanted: address.clone(),
-            address: bound,
+        Opened {
+            wanted: wanted.clone(),
+            address,
             entrance: Arc::new(Entrance::new(Arc::clone(listener))),
             sockets: sockets.into_iter().enumerate().map(for_thread).collect(),
             path,
-        })
+        }
+    }
+
+    /// All doors, to be passed on to another process.
+    pub(super) fn passed(&self) -> Vec<Passed> {
+        let passed = |opened: &Opened| Passed {
+            listener: opened.entrance.listener().name.to_string(),
+            wanted: opened.wanted.clone(),
+            address: opened.address.clone(),
+            sockets: opened.sockets.iter().map(|(_, fd)| Arc::clone(fd)).collect(),
+        };
+        self.open.iter().map(passed).collect()
+    }
+
+    /// Another process accepts at the doors of these places: leaves them to it, and closes the rest.
+    pub(super) fn leave(&mut self, taken: &[usize]) {
+        for (place, mut opened) in std::mem::take(&mut self.open).into_iter().enumerate() {
+            if taken.contains(&place) {
+                opened.path.take().into_iter().for_each(SocketPath::leave);
+            } else {
+                self.close(&opened);
+            }
+        }
+        (0..self.threads).for_each(|thread| self.send(thread, Order::Leave));
     }
 
     /// The index of what is open at `address` of `listener`, and not spoken for.

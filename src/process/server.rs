@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::doors::{BindError, Doors};
 use super::host::{Around, SharedDoors};
 use super::limits::{Shares, raise_descriptors, share, threads};
+use super::upgrade::{Estate, Inheritance, UpgradeError, start_successor};
 use crate::balance::Registry;
 use crate::config::model::Config;
 use crate::control::reload::Source;
@@ -55,6 +56,9 @@ pub enum StartError {
         /// Sockets that the configured addresses take.
         sockets: usize,
     },
+    /// The process that this one was to take over from has given up on it, and goes on serving.
+    #[error("the old process goes on serving: {0}")]
+    Abandoned(#[source] io::Error),
     /// A thread could not be started.
     #[error("cannot start a worker thread: {0}")]
     Thread(#[source] io::Error),
@@ -84,20 +88,26 @@ impl Server {
     ///
     /// See [`StartError`]; nothing is left running then.
     pub fn start(config: &Config, registry: &Registry) -> Result<Self, StartError> {
-        Self::start_from(config, Source { path: None, registry: registry.clone() })
+        let source = Source { path: None, registry: registry.clone() };
+        Self::start_from(config, source, Inheritance::default())
     }
 
-    /// The same for a configuration that was read from `source`, which a reload reads again.
+    /// The same for a configuration that was read from `source`, which a reload reads again, on what
+    /// other processes have passed on.
     ///
     /// # Errors
     ///
     /// See [`StartError`]; nothing is left running then.
-    pub fn start_from(config: &Config, source: Source) -> Result<Self, StartError> {
+    pub fn start_from(
+        config: &Config,
+        source: Source,
+        mut inheritance: Inheritance,
+    ) -> Result<Self, StartError> {
         let threads = threads(config.runtime.threads);
         let snapshot = Arc::new(Snapshot::new(config, None).map_err(StartError::Unknown)?);
         let descriptors = raise_descriptors();
         let shares = shares(config, &snapshot, (descriptors, threads))?;
-        let doors = SharedDoors::new(Doors::open(&snapshot, threads)?);
+        let doors = SharedDoors::new(Doors::open(&snapshot, threads, &mut inheritance)?);
         let (fleet, orders) = Fleet::new(threads);
         let (reporter, reports) = Reporter::new();
         let (clock, ports) = (Clock::start(), EphemeralPorts::read());
@@ -112,7 +122,8 @@ impl Server {
             log: config.log.clone(),
             prepared: None,
         });
-        let setup = Setup { clock, ports, source, host, threads: notices, reports };
+        let saved = inheritance.state.take();
+        let setup = Setup { clock, ports, source, host, threads: notices, reports, saved };
         let control = Control::start(setup, config.clone(), snapshot)?;
         let end_all = tokio::sync::watch::Sender::new(None);
         let shared = Arc::new(Shared { clock, ports, reporter, slots, fleet, end_all });
@@ -130,6 +141,10 @@ impl Server {
             }
         }
         server.doors.lock().announce(shares.connections);
+        if inheritance.is_upgrade() {
+            inheritance.answer().map_err(StartError::Abandoned)?;
+            info!("another process has been taken over from");
+        }
         info!(
             version = env!("CARGO_PKG_VERSION"),
             threads,
@@ -168,6 +183,26 @@ impl Server {
     /// Waits until all threads have ended. Cancel safe.
     pub async fn ended(&mut self) {
         while self.alive.recv().await.is_some() {}
+    }
+
+    /// Starts the binary anew on the same sockets, with all that is known. When this returns, the new
+    /// process serves and this one accepts no more; what remains is to [`stop`](Self::stop) it.
+    ///
+    /// # Errors
+    ///
+    /// Why the new process does not serve; this one goes on as before.
+    pub async fn upgrade(&mut self) -> Result<u32, UpgradeError> {
+        let control = self.control.as_ref().ok_or(UpgradeError::Ending)?;
+        let state = control.handle().saved().await.map_err(|_| UpgradeError::Ending)?;
+        let estate = Estate { doors: self.doors.lock().passed(), admin: None, state };
+        let started = tokio::task::spawn_blocking(move || start_successor(&estate)).await;
+        let successor = started.map_err(|_| UpgradeError::Ending)??;
+        self.doors.lock().leave(&successor.taken);
+        // From here on the other one checks, decides and saves.
+        if let Some(control) = self.control.take() {
+            control.retire();
+        }
+        Ok(successor.pid)
     }
 
     /// Stops accepting, waits for open connections as long as `grace`, ends the rest.
