@@ -13,10 +13,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("failover", &[]),
     ("health", &[]),
     ("net", &[]),
-    ("state", &["balance", "config", "net"]),
+    ("probe", &["config::model", "net"]),
+    ("state", &["balance", "config", "health", "net"]),
     ("log", &["config"]),
-    ("proxy", &["balance", "config::model", "net", "state"]),
-    ("process", &["balance", "config", "net", "proxy", "state"]),
+    ("control", &["balance", "config", "failover", "health", "log", "net", "probe", "state"]),
+    ("proxy", &["balance", "config::model", "health", "net", "state"]),
+    ("process", &["balance", "config", "control", "health", "log", "net", "proxy", "state"]),
     ("cli", &["balance", "config", "log", "process"]),
 ];
 

@@ -39,7 +39,15 @@ impl Clock {
         coarse_ms().saturating_sub(self.start_ms)
     }
 
-    fn instant(&self, tick: Tick) -> Instant {
+    /// The same, exact to the millisecond, for what does not happen often.
+    #[must_use]
+    pub fn exact(&self) -> Tick {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// When it will be `tick`, for timers.
+    #[must_use]
+    pub fn instant(&self, tick: Tick) -> Instant {
         const FAR: Tick = 10 * 365 * 24 * 3_600_000;
         self.start + Duration::from_millis(tick.min(FAR))
     }

@@ -13,6 +13,7 @@ mod flow;
 mod meter;
 #[cfg(test)]
 mod tests;
+mod watch;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use flow::{Broken, Flow, FlowState};
 pub use meter::{Limits, Meter, Totals};
+pub use watch::Watch;
 
 use super::clock::{Clock, Deadline, Deadlines, Tick};
 use super::pipe::PipePool;
@@ -115,6 +117,10 @@ pub struct Relay {
     /// Send queues when a limit had passed, to see a slow reader move.
     unsent: Option<usize>,
     has_liveness: bool,
+    /// The backend has sent a byte.
+    has_answered: bool,
+    /// The watch was told that the backend is silent.
+    is_silent: bool,
 }
 
 impl Relay {
@@ -131,6 +137,8 @@ impl Relay {
             deadline: None,
             unsent: None,
             has_liveness: false,
+            has_answered: false,
+            is_silent: false,
         }
     }
 
@@ -139,10 +147,15 @@ impl Relay {
     ///
     /// Memory: nothing while idle, at most 64 KiB and one pipe a direction. Dropping the relay
     /// before its time closes both sockets at once.
-    pub async fn run(&mut self, engine: &Engine, limits: &Limits, meter: &Meter) -> Stop {
+    pub async fn run(
+        &mut self,
+        engine: &Engine,
+        limits: &Limits,
+        (meter, watch): (&Meter, &impl Watch),
+    ) -> Stop {
         // What connecting took is no time without traffic.
         meter.active.set(self.start);
-        let stop = poll_fn(|cx| self.poll(engine, limits, meter, cx)).await;
+        let stop = poll_fn(|cx| self.poll(engine, limits, (meter, watch), cx)).await;
         if !matches!(stop, Stop::Closed(_)) || !self.is_done() {
             // Boxed: room for what only some connections need, and only at their end.
             Box::pin(self.close(stop, limits, meter)).await;
@@ -154,7 +167,7 @@ impl Relay {
         &mut self,
         engine: &Engine,
         limits: &Limits,
-        meter: &Meter,
+        (meter, watch): (&Meter, &impl Watch),
         cx: &mut Context<'_>,
     ) -> Poll<Stop> {
         if meter.stopped.get() {
@@ -163,6 +176,10 @@ impl Relay {
         let before = meter.bytes_in() + meter.bytes_out();
         let (stuck, first) = (self.undelivered(), self.first);
         self.poll_flows(engine, meter, cx);
+        if !self.has_answered && meter.bytes_out() > 0 {
+            self.has_answered = true;
+            watch.first_byte();
+        }
         if let Some(stop) = self.stopped(limits).or_else(|| self.poll_gone(cx)) {
             return Poll::Ready(stop);
         }
@@ -171,7 +188,27 @@ impl Relay {
         if is_moving || self.undelivered() != stuck || self.first != first {
             meter.active.set(now);
         }
-        self.poll_limits(engine, (limits, meter), now, cx)
+        let silence = self.silence(meter, watch, now);
+        self.poll_limits(engine, (limits, meter), (now, silence), cx)
+    }
+
+    /// When the backend will have been silent for too long; tells the watch when it has.
+    fn silence(&mut self, meter: &Meter, watch: &impl Watch, now: Tick) -> Option<Tick> {
+        if self.has_answered || self.is_silent || meter.bytes_in() == 0 {
+            return None;
+        }
+        let limit = watch.silence()?;
+        let at = meter.active() + limit;
+        if at > now {
+            return Some(at);
+        }
+        // What its kernel has not acknowledged was not delivered.
+        if self.flow_in.undelivered() > 0 || self.backend.unsent() > 0 {
+            return Some(now + limit);
+        }
+        self.is_silent = true;
+        watch.silent(limit);
+        None
     }
 
     /// Moves what can be moved, and notes which ends have come.
@@ -262,7 +299,7 @@ impl Relay {
         &mut self,
         engine: &Engine,
         (limits, meter): (&Limits, &Meter),
-        now: Tick,
+        (now, silence): (Tick, Option<Tick>),
         cx: &mut Context<'_>,
     ) -> Poll<Stop> {
         if self.start + LIVENESS_AFTER <= now {
@@ -278,7 +315,7 @@ impl Relay {
             limit = Some((now + (length / 10).max(1), stop, length));
         }
         let liveness = (!self.has_liveness).then_some(self.start + LIVENESS_AFTER);
-        let at = [limit.map(|(at, ..)| at), liveness].into_iter().flatten().min();
+        let at = [limit.map(|(at, ..)| at), liveness, silence].into_iter().flatten().min();
         self.set_deadline(engine, meter, (at, now), cx);
         Poll::Pending
     }

@@ -235,8 +235,8 @@ impl Stream {
         self.reset_when_closed();
     }
 
-    /// Makes closing say reset instead of FIN.
-    pub(super) fn reset_when_closed(&self) {
+    /// Makes closing say reset instead of FIN; see [`Stream::reset`].
+    pub fn reset_when_closed(&self) {
         if let Ok(fd) = self.fd() {
             // It fails on a unix socket only, which knows no reset.
             let _ = sockopt::set_socket_linger(fd, Some(Duration::ZERO));

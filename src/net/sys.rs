@@ -1,9 +1,10 @@
 //! The raw system calls that no safe wrapper offers. The only file where `unsafe` is allowed.
 
-#![allow(unsafe_code, reason = "an ioctl, socket options and a registration that no crate wraps")]
+#![allow(unsafe_code, reason = "calls that no crate wraps")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -21,6 +22,38 @@ use tokio::io::unix::AsyncFd;
 pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open for as long as it lives, always of the same number, and the
     // `AsyncFd` owns it. Nobody replaces it: no code calls `get_mut` on a registered descriptor.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
+    registered.map_err(Into::into)
+}
+
+/// Takes over a descriptor that this process was started with; `None` when it is not open. From here on
+/// no child inherits it.
+pub(super) fn adopt(fd: i32) -> Option<OwnedFd> {
+    // SAFETY: asking for the flags of a descriptor that may be closed has no effect but an error.
+    if fd < 3 || unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return None;
+    }
+    // SAFETY: it is open, as was just seen, and whoever started this process has left it to us: nothing
+    // else in here knows of it.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    rustix::io::fcntl_setfd(&owned, rustix::io::FdFlags::CLOEXEC).ok()?;
+    Some(owned)
+}
+
+/// Registers a listening socket, which others hold too, with the reactor of this thread's runtime.
+///
+/// # Errors
+///
+/// Out of memory, or the descriptor is registered with this reactor already.
+///
+/// # Panics
+///
+/// Outside a tokio runtime with its I/O driver.
+pub(crate) fn register_shared(
+    fd: Arc<OwnedFd>,
+    interest: Interest,
+) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: as above; an `Arc` gives out the same `OwnedFd` for as long as it lives.
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
     registered.map_err(Into::into)
 }
@@ -99,6 +132,20 @@ pub(super) fn set_fast_open(socket: impl AsFd, pending: u32) -> io::Result<()> {
     set_int(socket, libc::SOL_TCP, libc::TCP_FASTOPEN, pending)
 }
 
+/// Makes all descriptors from this number on close when a program is started (`close_range(2)` with
+/// `CLOSE_RANGE_CLOEXEC`).
+///
+/// # Errors
+///
+/// `ENOSYS` or `EINVAL` on kernels before 5.11.
+pub(super) fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
+    let flags = libc::c_int::try_from(libc::CLOSE_RANGE_CLOEXEC).unwrap_or(0);
+    // SAFETY: with this flag the call closes nothing and touches no memory of ours: it sets a bit of
+    // each descriptor, whoever owns it.
+    let done = unsafe { libc::close_range(first, libc::c_uint::MAX, flags) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 fn set_int(
     socket: impl AsFd,
     level: libc::c_int,
@@ -157,6 +204,17 @@ mod tests {
         drop(far);
         { &near }.read(&mut [0]).unwrap_err();
         assert!(is_closed(&near));
+    }
+
+    #[test]
+    fn a_descriptor_of_another_program_is_closed_when_one_is_started() {
+        let (reader, _writer) = io::pipe().unwrap();
+        // High, and with nothing of other tests above it that they want to hand down.
+        let high = rustix::io::fcntl_dupfd_cloexec(&reader, 900).unwrap();
+        rustix::io::fcntl_setfd(&high, rustix::io::FdFlags::empty()).unwrap();
+        close_on_exec_from(900).unwrap();
+        let flags = rustix::io::fcntl_getfd(&high).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
     }
 
     #[test]

@@ -14,11 +14,10 @@ use tokio::io::unix::AsyncFd;
 use tracing::{debug, error, warn};
 
 use super::connection::serve;
-use super::ending::Ending;
 use super::worker::{Seated, Worker};
 use crate::config::model::OverLimit;
-use crate::net::listen::{AcceptError, Accepted, accept, watch};
-use crate::state::{Listener, Slot};
+use crate::net::listen::{AcceptError, Accepted, accept, close_queue, watch};
+use crate::state::{Ending, Entrance, Listener, Slot, Slots};
 
 /// Connections accepted in a row before others have their turn.
 const BATCH: u32 = 32;
@@ -27,12 +26,12 @@ const BATCH: u32 = 32;
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// A listening socket that one thread accepts from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Socket {
-    /// The listener it belongs to.
-    pub listener: Arc<Listener>,
+    /// Where it leads to.
+    pub entrance: Arc<Entrance>,
     /// The socket.
-    pub fd: OwnedFd,
+    pub fd: Arc<OwnedFd>,
 }
 
 /// An accepted connection within its limits, on its way to the thread that will serve it.
@@ -49,8 +48,8 @@ pub struct Arrival {
 /// A socket as the thread watches it.
 #[derive(Debug)]
 pub(super) struct Door {
-    listener: Arc<Listener>,
-    fd: AsyncFd<OwnedFd>,
+    entrance: Arc<Entrance>,
+    fd: AsyncFd<Arc<OwnedFd>>,
 }
 
 /// The socket is of no use any more; the reason was logged.
@@ -58,7 +57,7 @@ struct Broken;
 
 impl Door {
     pub(super) fn open(socket: Socket) -> io::Result<Self> {
-        Ok(Self { listener: socket.listener, fd: watch(socket.fd)? })
+        Ok(Self { entrance: socket.entrance, fd: watch(socket.fd)? })
     }
 
     /// Accepts connections for ever.
@@ -70,27 +69,46 @@ impl Door {
         while let Ok(()) = self.accept_batch(&worker, &mut pressed).await {}
     }
 
+    /// Whether it is at this socket.
+    pub(super) fn is_at(&self, fd: &Arc<OwnedFd>) -> bool {
+        Arc::ptr_eq(self.fd.get_ref(), fd)
+    }
+
+    /// Lets no more connections queue up here than are there.
+    pub(super) fn close_queue(&self) {
+        close_queue(self.fd.get_ref());
+    }
+
     /// Accepts what the kernel has queued, without waiting, before the socket is closed.
     pub(super) fn accept_rest(&self, worker: &Rc<Worker>) {
-        while let Some(slots) = take_slots(worker, &self.listener) {
+        let listener = Arc::clone(&self.entrance.listener());
+        while let Some(slots) = take_slots(worker, &listener) {
             let accepted = match accept(self.fd.get_ref()) {
                 Ok(accepted) => accepted,
                 Err(AcceptError::Aborted) => continue,
                 Err(_) => return,
             };
-            let (listener, seated) = (Arc::clone(&self.listener), worker.own_seat());
+            let (listener, seated) = (Arc::clone(&listener), worker.own_seat());
             serve_here(worker, Arrival { accepted, listener, slots, seated });
         }
     }
 
+    /// What has to become free before another connection is accepted.
+    fn full_slots(&self, worker: &Worker) -> Option<Arc<Slots>> {
+        let listener = self.entrance.listener();
+        let all = [&listener.slots, &worker.shared.slots];
+        let waits = listener.over_limit == OverLimit::Wait;
+        all.into_iter().find(|slots| waits && slots.is_full()).map(Arc::clone)
+    }
+
     /// Waits for connections and accepts a bounded number of them.
     async fn accept_batch(&self, worker: &Rc<Worker>, pressed: &mut Pressed) -> Result<(), Broken> {
-        let listener = &self.listener;
-        if listener.over_limit == OverLimit::Wait {
-            listener.slots.until_free().await;
-            worker.shared.slots.until_free().await;
+        if let Some(slots) = self.full_slots(worker) {
+            slots.until_free().await;
+            return Ok(());
         }
         let Ok(mut ready) = self.fd.readable().await else { return Err(Broken) };
+        let listener = &Arc::clone(&self.entrance.listener());
         for _ in 0..BATCH {
             let slots = take_slots(worker, listener);
             if slots.is_none() && listener.over_limit == OverLimit::Wait {

@@ -5,23 +5,31 @@
 //! first bytes are read, and nothing waits. Otherwise attempts race each other as connections to
 //! several addresses do in RFC 8305: after `hedge` without an answer another one is started, the
 //! first to connect wins, and the others are reset.
+//!
+//! In a hot standby the next attempt goes to whoever is active then. A connection whose failures make
+//! the control plane decide waits for the decision, and for the next active one.
 
-use std::future::poll_fn;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use tokio::sync::futures::OwnedNotified;
 use tracing::debug;
 
 use super::connection::Connection;
-use super::ending::Ending;
-use super::worker::Worker;
+use super::judge;
+use super::worker::{Racing, Worker};
 use crate::balance::{Request, Tried};
 use crate::net::clock::{Deadline, Tick};
 use crate::net::dial::{ConnectError, Dial, DialOptions};
 use crate::net::stream::Stream;
-use crate::state::{Backend, Lease, Pool};
+use crate::state::{Ending, Lease, Pool, Rotation, Wait};
 
 /// Most bytes of a client that are read before it has a backend, but for one read.
 const READ_AHEAD_BYTES: usize = 16 * 1024;
@@ -55,16 +63,67 @@ pub(super) async fn connect(
     };
     match connected {
         Ok(link) => Ok((client, link)),
-        Err(ending) => Err((client, ending)),
+        Err(ending) => {
+            let is_lost =
+                matches!(ending, Ending::NoBackend | Ending::ConnectFailed | Ending::QueueTimeout);
+            if pool.is_hot_standby && is_lost {
+                pool.live.met.lost.add(worker.engine.clock.now());
+            }
+            Err((client, ending))
+        }
     }
 }
 
 /// One attempt under way.
+#[derive(Debug)]
 struct Attempt {
     dial: Dial,
     lease: Lease,
     started: Instant,
     expires: Tick,
+}
+
+/// The attempts of one connection that are under way, where its thread finds them when one of their
+/// backends must not be connected to any more.
+#[derive(Default)]
+pub(super) struct Attempts {
+    list: RefCell<Vec<Attempt>>,
+    /// The backend that was fenced off from it.
+    fenced: Cell<Option<u32>>,
+    waker: Cell<Option<Waker>>,
+}
+
+impl fmt::Debug for Attempts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Attempts({})", self.list.borrow().len())
+    }
+}
+
+impl Attempts {
+    /// Gives up those to `backend`; its connection goes on with the next.
+    pub(super) fn fence(&self, backend: u32) {
+        let mut list = self.list.borrow_mut();
+        let is_fenced = |attempt: &mut Attempt| attempt.lease.backend().id == backend;
+        let given_up: Vec<_> = list.extract_if(.., is_fenced).collect();
+        if given_up.is_empty() {
+            return;
+        }
+        given_up.into_iter().for_each(|attempt| attempt.dial.abandon());
+        self.fenced.set(Some(backend));
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// What comes next.
+enum Next {
+    /// This attempt was started.
+    Attempt(Attempt),
+    /// Nobody can be tried before the rotation changes.
+    Wait(Option<Wait>),
+    /// Nobody can be tried any more.
+    End(Ending),
 }
 
 /// All attempts of one connection.
@@ -73,7 +132,7 @@ struct Race<'a> {
     pool: &'a Pool,
     connection: &'a Connection,
     tried: Tried,
-    attempts: Vec<Attempt>,
+    attempts: Option<Racing<'a>>,
     /// Attempts made so far.
     made: u32,
     /// Its turn, once it has picked.
@@ -85,6 +144,13 @@ struct Race<'a> {
     ends_at: Tick,
     hedge_at: Option<Tick>,
     deadline: Option<Deadline>,
+    /// In a hot standby: the reign in which attempts were made, and on whom the last one failed.
+    reign: u64,
+    failed_on: Option<u32>,
+    /// Until when it waits for actions; the deadline is no matter meanwhile.
+    held_until: Option<Tick>,
+    /// Woken when the rotation changes.
+    changed: Option<Pin<Box<OwnedNotified>>>,
 }
 
 impl<'a> Race<'a> {
@@ -94,7 +160,7 @@ impl<'a> Race<'a> {
             pool,
             connection,
             tried: Tried::default(),
-            attempts: Vec::new(),
+            attempts: None,
             made: 0,
             turn: None,
             unread: Vec::new(),
@@ -102,13 +168,21 @@ impl<'a> Race<'a> {
             ends_at: connection.start + pool.connect.deadline,
             hedge_at: None,
             deadline: None,
+            reign: 0,
+            failed_on: None,
+            held_until: None,
+            changed: None,
         }
     }
 
     /// The first attempt, and the client's first bytes on their way if it has connected at once.
     fn start(&mut self, client: &Stream) -> Result<Option<Link>, Ending> {
-        self.pool.budget.count_connection(self.connection.start);
-        let attempt = self.next_attempt()?;
+        self.pool.live.budget.count_connection(self.connection.start);
+        let attempt = match self.next_attempt() {
+            Next::Attempt(attempt) => attempt,
+            Next::Wait(_) => return Ok(None),
+            Next::End(ending) => return Err(ending),
+        };
         let mut first_bytes = None;
         self.worker.engine.with_scratch(|scratch| {
             let bytes = match client.try_read(scratch) {
@@ -127,56 +201,95 @@ impl<'a> Race<'a> {
         })?;
         match first_bytes {
             Some(Ok(Some(_))) => return Ok(Some(self.finish(attempt))),
-            Some(Err(error)) => self.note_failure(attempt.lease.backend(), error),
-            Some(Ok(None)) | None => self.attempts.push(attempt),
+            Some(Err(error)) => self.note_failure(&attempt.lease, error),
+            Some(Ok(None)) | None => self.under_way().list.borrow_mut().push(attempt),
         }
         Ok(None)
     }
 
+    /// The attempts under way, which the thread knows of from now on.
+    fn under_way(&mut self) -> &Attempts {
+        self.attempts.get_or_insert_with(|| self.worker.race())
+    }
+
+    fn has_attempts(&self) -> bool {
+        self.attempts.as_ref().is_some_and(|attempts| !attempts.list.borrow().is_empty())
+    }
+
     /// Picks, leases and dials until an attempt is under way.
-    fn next_attempt(&mut self) -> Result<Attempt, Ending> {
+    fn next_attempt(&mut self) -> Next {
         let now = self.worker.engine.clock.now();
         let mut last = Ending::ConnectFailed;
         loop {
-            if self.made >= self.pool.connect.attempts || now >= self.ends_at {
-                return Err(last);
+            let rotation = self.pool.live.rotation();
+            if let Some(wait) = rotation.wait() {
+                return Next::Wait(Some(wait));
             }
-            let lease = match self.next_lease(now) {
-                Err(Ending::ConnectFailed) => return Err(last),
-                lease => lease?,
+            self.enter(&rotation, now);
+            if self.made >= self.pool.connect.attempts || now >= self.ends_at {
+                return self.exhausted(last);
+            }
+            let lease = match self.next_lease(&rotation, now) {
+                Ok(lease) => lease,
+                Err(Ending::ConnectFailed) => return self.exhausted(last),
+                Err(ending) => return self.exhausted(ending),
             };
-            if self.made > 0 && !self.pool.budget.try_retry(now) {
+            let budget = (now, self.pool.connect.retry_percent);
+            if self.made > 0 && !self.pool.live.budget.try_retry(budget.0, budget.1) {
                 self.tried.remove(lease.backend().id);
-                return Err(last);
+                return self.exhausted(last);
             }
             self.made += 1;
             match self.dial(&lease) {
                 Ok(dial) => {
                     self.hedge_at = self.pool.connect.hedge.map(|hedge| now + hedge);
                     let expires = now + self.pool.connect.timeout;
-                    return Ok(Attempt { dial, lease, started: Instant::now(), expires });
+                    return Next::Attempt(Attempt {
+                        dial,
+                        lease,
+                        started: Instant::now(),
+                        expires,
+                    });
                 }
                 // Without descriptors or memory no other backend can be connected to either.
-                Err(error) if error.is_shortage() => return Err(Ending::LocalError),
+                Err(error) if error.is_shortage() => return Next::End(Ending::LocalError),
                 // What this host lacks for one address, another one may not need.
                 Err(ConnectError::Local(_)) => last = Ending::LocalError,
                 Err(error) => {
-                    self.note_failure(lease.backend(), error);
+                    self.note_failure(&lease, error);
                     last = Ending::ConnectFailed;
                 }
             }
         }
     }
 
+    /// Nobody is left to be tried: the end, unless a report that may change that is being decided.
+    fn exhausted(&self, ending: Ending) -> Next {
+        let may_change = self.pool.is_hot_standby && self.pool.live.is_undecided();
+        if may_change { Next::Wait(None) } else { Next::End(ending) }
+    }
+
+    /// Takes note of the rotation that is in force: after a takeover attempts count anew, after actions
+    /// the deadline begins.
+    fn enter(&mut self, rotation: &Rotation, now: Tick) {
+        if self.held_until.take().is_some() {
+            self.ends_at = now + self.pool.connect.deadline;
+        }
+        if self.pool.is_hot_standby && rotation.reign() != self.reign {
+            self.reign = rotation.reign();
+            self.made = 0;
+            self.tried = Tried::default();
+        }
+    }
+
     /// A slot of a backend that this connection has not tried.
-    fn next_lease(&mut self, now: Tick) -> Result<Lease, Ending> {
-        let rotation = self.pool.rotation();
+    fn next_lease(&mut self, rotation: &Rotation, now: Tick) -> Result<Lease, Ending> {
         if rotation.is_empty() {
             return Err(Ending::NoBackend);
         }
         // One turn for all attempts: a strategy goes on from where it began, so that retries do not
         // take the turns of other connections.
-        let turn = *self.turn.get_or_insert_with(|| self.pool.next_turn());
+        let turn = *self.turn.get_or_insert_with(|| self.pool.live.next_turn());
         let random = self.worker.random();
         let mut is_full = false;
         loop {
@@ -187,13 +300,12 @@ impl<'a> Race<'a> {
                 now_ms: u32::try_from(now & u64::from(u32::MAX)).unwrap_or(0),
                 tried: &self.tried,
             };
-            let picked = rotation.pick(&request).filter(|m| !self.tried.contains(m.backend.id));
-            let Some(member) = picked else {
-                let was_tried = self.made > 0 || !is_full;
-                return Err(if was_tried { Ending::ConnectFailed } else { Ending::QueueFull });
+            let Some(member) = rotation.pick(&request).or_else(|| rotation.reserve(&self.tried))
+            else {
+                return Err(if is_full { Ending::QueueFull } else { Ending::ConnectFailed });
             };
             self.tried.insert(member.backend.id);
-            if let Some(lease) = Lease::take(&member.backend, member.max_connections) {
+            if let Some(lease) = Lease::take(member) {
                 return Ok(lease);
             }
             if !is_full {
@@ -226,6 +338,7 @@ impl<'a> Race<'a> {
 
     /// Advances all attempts, starts another one when it is time, and sees to being asked again.
     fn poll(&mut self, client: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<Link, Ending>> {
+        self.changed = None;
         loop {
             if self.connection.meter.poll_stopped(cx).is_ready() {
                 return Poll::Ready(Err(self.connection.told()));
@@ -235,22 +348,46 @@ impl<'a> Race<'a> {
             if let Some(link) = self.poll_attempts(now, cx) {
                 return Poll::Ready(Ok(link));
             }
-            if now >= self.ends_at {
-                return Poll::Ready(Err(Ending::ConnectFailed));
+            if self.held_until.map_or(now >= self.ends_at, |until| now >= until) {
+                let is_held = self.held_until.is_some();
+                let ending = if is_held { Ending::QueueTimeout } else { Ending::ConnectFailed };
+                return Poll::Ready(Err(ending));
             }
             let is_hedge_due = self.hedge_at.is_some_and(|at| at <= now);
-            if self.attempts.is_empty() || is_hedge_due {
-                match self.next_attempt() {
-                    Ok(attempt) => self.attempts.push(attempt),
-                    Err(ending) if self.attempts.is_empty() => return Poll::Ready(Err(ending)),
-                    // Not now; when those under way have failed, it is tried again.
-                    Err(_) => self.hedge_at = None,
-                }
-                continue;
+            if self.has_attempts() && !is_hedge_due {
+                self.set_deadline(cx);
+                return Poll::Pending;
             }
-            self.set_deadline(cx);
-            return Poll::Pending;
+            match self.next_attempt() {
+                Next::Attempt(attempt) => self.under_way().list.borrow_mut().push(attempt),
+                // Not now; when those under way have failed, it is tried again.
+                Next::Wait(_) | Next::End(_) if self.has_attempts() => self.hedge_at = None,
+                Next::End(ending) => return Poll::Ready(Err(ending)),
+                Next::Wait(wait) if self.changed.is_some() => {
+                    self.wait(wait, now, cx);
+                    return Poll::Pending;
+                }
+                // Listening first, then looking again, so that no change falls in between.
+                Next::Wait(_) => self.listen(cx),
+            }
         }
+    }
+
+    /// Asks to be woken when the rotation changes.
+    fn listen(&mut self, cx: &mut Context<'_>) {
+        let mut changed = Box::pin(Arc::clone(&self.pool.live.changed).notified_owned());
+        if changed.as_mut().poll(cx).is_pending() {
+            self.changed = Some(changed);
+        }
+    }
+
+    /// Waits for another rotation, within bounds of time.
+    fn wait(&mut self, wait: Option<Wait>, now: Tick, cx: &Context<'_>) {
+        if wait == Some(Wait::Actions) {
+            self.held_until.get_or_insert(now + self.pool.hold);
+        }
+        self.hedge_at = None;
+        self.set_deadline(cx);
     }
 
     /// Reads ahead what the client sends, within bounds, and so learns if it is gone.
@@ -275,9 +412,16 @@ impl<'a> Race<'a> {
 
     /// The first attempt that has connected; those that failed or expired are taken out.
     fn poll_attempts(&mut self, now: Tick, cx: &mut Context<'_>) -> Option<Link> {
+        let attempts = self.attempts.take()?;
+        attempts.waker.set(Some(cx.waker().clone()));
+        if let Some(backend) = attempts.fenced.take() {
+            self.failed_on = Some(backend);
+        }
+        let mut list = attempts.list.take();
         let mut index = 0;
-        while index < self.attempts.len() {
-            let attempt = &mut self.attempts[index];
+        let mut winner = None;
+        while index < list.len() && winner.is_none() {
+            let attempt = &mut list[index];
             let connected = attempt.dial.poll_connected(&attempt.lease.backend().address, cx);
             let error = match connected {
                 Poll::Pending if attempt.expires > now => {
@@ -287,18 +431,20 @@ impl<'a> Race<'a> {
                 Poll::Pending => ConnectError::Timeout,
                 Poll::Ready(Err(error)) => error,
                 Poll::Ready(Ok(())) => {
-                    let winner = self.attempts.swap_remove(index);
-                    self.attempts.drain(..).for_each(|loser| loser.dial.abandon());
-                    return Some(self.finish(winner));
+                    winner = Some(list.swap_remove(index));
+                    list.drain(..).for_each(|loser| loser.dial.abandon());
+                    continue;
                 }
             };
-            let failed = self.attempts.swap_remove(index);
-            self.note_failure(failed.lease.backend(), error);
+            let failed = list.swap_remove(index);
+            self.note_failure(&failed.lease, error);
             failed.dial.abandon();
             // Another one at once, beside those that are still under way.
             self.hedge_at = self.hedge_at.map(|_| now);
         }
-        None
+        attempts.list.replace(list);
+        self.attempts = Some(attempts);
+        winner.map(|winner| self.finish(winner))
     }
 
     /// Turns an attempt that has connected into a link.
@@ -309,11 +455,21 @@ impl<'a> Race<'a> {
         let micros = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX);
         backend.load.record_latency(micros, u32::try_from(now & 0xffff_ffff).unwrap_or(0));
         self.connection.meter.count_into(&backend.totals);
-        *self.connection.backend.borrow_mut() = Some(Arc::clone(backend));
+        if self.pool.is_hot_standby {
+            let rotation = self.pool.live.rotation();
+            if rotation.served().is_none() {
+                rotation.note_served(backend.id, self.worker.engine.clock.exact());
+            }
+            if self.failed_on.is_some_and(|id| id != backend.id) {
+                self.pool.live.met.retried.fetch_add(1, Relaxed);
+            }
+        }
         Link { stream: dial.into_stream(), lease, unread: std::mem::take(&mut self.unread) }
     }
 
-    fn note_failure(&self, backend: &Backend, error: ConnectError) {
+    /// Takes note of an attempt that failed.
+    fn note_failure(&mut self, lease: &Lease, error: ConnectError) {
+        let backend = lease.backend();
         debug!(
             pool = %self.pool.name,
             backend = %backend.name,
@@ -321,18 +477,31 @@ impl<'a> Race<'a> {
             reason = error.as_str(),
             "connect failed"
         );
+        if self.pool.is_hot_standby {
+            // The next attempt goes to whoever is active then.
+            self.tried.remove(backend.id);
+            self.failed_on = Some(backend.id);
+        }
+        if let Some(trouble) = judge::trouble(error) {
+            let began = self.connection.start;
+            judge::failed(self.worker, self.pool, lease, (trouble, began));
+        }
     }
 
     /// Sees to being asked again when the next attempt expires, is due, or all must end.
     fn set_deadline(&mut self, cx: &Context<'_>) {
-        let expiry = self.attempts.iter().map(|attempt| attempt.expires).min();
-        let at = [expiry, self.hedge_at].into_iter().flatten().fold(self.ends_at, Tick::min);
+        let attempts = self.attempts.as_ref();
+        let expiry = attempts.and_then(|a| a.list.borrow().iter().map(|a| a.expires).min());
+        let end = self.held_until.unwrap_or(self.ends_at);
+        let at = [expiry, self.hedge_at].into_iter().flatten().fold(end, Tick::min);
         self.deadline = Some(self.worker.engine.deadlines.set(at, cx.waker().clone()));
     }
 }
 
 impl Drop for Race<'_> {
     fn drop(&mut self) {
-        self.attempts.drain(..).for_each(|attempt| attempt.dial.abandon());
+        if let Some(attempts) = &self.attempts {
+            attempts.list.take().into_iter().for_each(|attempt| attempt.dial.abandon());
+        }
     }
 }

@@ -11,10 +11,9 @@
 mod accept;
 mod connect;
 mod connection;
-mod ending;
+mod judge;
 pub mod sources;
 mod worker;
 
 pub use accept::Socket;
-pub use ending::Ending;
-pub use worker::{Alive, Fleet, Order, Shared, start};
+pub use worker::{Alive, Fleet, Inbox, Order, Shared, start};

@@ -17,12 +17,14 @@ use tokio::sync::watch;
 use tracing::{debug, error};
 
 use super::accept::{Arrival, Door, Socket, serve_here};
+use super::connect::Attempts;
 use super::connection::Connection;
-use super::ending::Ending;
 use crate::net::clock::Clock;
 use crate::net::dial::EphemeralPorts;
 use crate::net::relay::Engine;
-use crate::state::Slots;
+use crate::state::{Ack, Ending, Notice, Open, Reporter, Slots, Which};
+use std::os::fd::OwnedFd;
+use tokio::task::JoinHandle;
 
 /// Tasks that run before the reactor is asked for news again. tokio's own 61 lets a few bulk
 /// transfers, each with a long turn, hold up everything that waits.
@@ -37,6 +39,8 @@ pub struct Shared {
     pub ports: EphemeralPorts,
     /// The process's limit on connections.
     pub slots: Arc<Slots>,
+    /// Where what happens to backends is reported.
+    pub reporter: Reporter,
     /// The threads themselves.
     pub fleet: Fleet,
     /// Why all connections are to end, those to come included, once they are.
@@ -48,6 +52,15 @@ pub struct Shared {
 pub enum Order {
     /// Serve a connection that another thread has accepted.
     Adopt(Box<Arrival>),
+    /// Accept from this socket too.
+    Open(Socket),
+    /// Accept what is queued at this socket, then let it go.
+    Close(Arc<OwnedFd>),
+    /// The listeners are others now: waiting at their limits begins anew.
+    Renew,
+    /// Let go of all listening sockets, which another process accepts from, and stop when the last
+    /// connection ends.
+    Leave,
     /// Accept what is queued, close the listening sockets, and stop when the last connection ends.
     Drain,
 }
@@ -92,6 +105,13 @@ impl Fleet {
         }
     }
 
+    /// Gives an order to the thread of this index, if it is still there.
+    pub fn tell(&self, thread: usize, order: Order) {
+        if let Some(seat) = self.0.get(thread) {
+            let _ = seat.orders.send(order);
+        }
+    }
+
     /// Connections on all threads.
     #[must_use]
     pub fn open(&self) -> u32 {
@@ -105,7 +125,7 @@ impl Seat {
         match self.orders.send(Order::Adopt(Box::new(arrival))) {
             Err(unsent) => match unsent.0 {
                 Order::Adopt(arrival) => Err(arrival),
-                Order::Drain => Ok(()),
+                _ => Ok(()),
             },
             Ok(()) => Ok(()),
         }
@@ -141,6 +161,10 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     random: RefCell<fastrand::Rng>,
     connections: RefCell<Slab<Rc<Connection>>>,
+    /// Connections entered so far.
+    entered: Cell<u64>,
+    /// The attempts of connections that wait for a backend.
+    races: RefCell<Slab<Rc<Attempts>>>,
     /// Told when the last connection has ended.
     empty: Notify,
 }
@@ -181,6 +205,54 @@ impl Worker {
         let connection = Rc::new(connection);
         let key = self.connections.borrow_mut().insert(Rc::clone(&connection));
         Entered { worker: Rc::clone(self), key, connection, ending: Cell::new(None) }
+    }
+
+    /// The number of the next connection, unique within the process.
+    pub(super) fn next_number(&self) -> u64 {
+        let entered = self.entered.get();
+        self.entered.set(entered + 1);
+        let threads = self.shared.fleet.0.len() as u64;
+        entered * threads + self.index as u64 + 1
+    }
+
+    /// Lets the thread know of the attempts of a connection until the guard is dropped.
+    pub(super) fn race(&self) -> Racing<'_> {
+        let attempts = Rc::<Attempts>::default();
+        let key = self.races.borrow_mut().insert(Rc::clone(&attempts));
+        Racing { worker: self, key, attempts }
+    }
+
+    /// Does what the control plane says.
+    fn obey(&self, notice: &Notice) {
+        match notice {
+            Notice::Fence { backend } => {
+                self.races.borrow().iter().for_each(|(_, attempts)| attempts.fence(*backend));
+            }
+            Notice::End { which, reason } => self.end(which, *reason),
+            Notice::List(to) => {
+                let all: Vec<Open> =
+                    self.connections.borrow().iter().map(|(_, c)| c.describe()).collect();
+                // Who has asked may have gone.
+                let _ = to.send(all);
+            }
+        }
+    }
+
+    fn end(&self, which: &Which, reason: Ending) {
+        let now = self.engine.clock.now();
+        let is_meant = |connection: &Connection| match which {
+            Which::Of(backend, idle) => {
+                connection.backend() == Some(*backend)
+                    && now.saturating_sub(connection.meter.active()) >= *idle
+            }
+            Which::Numbers(numbers) => numbers.binary_search(&connection.number).is_ok(),
+        };
+        // Copied, because an ending connection may leave the books at once.
+        let all = self.connections.borrow();
+        let meant: Vec<_> =
+            all.iter().filter(|(_, c)| is_meant(c)).map(|(_, c)| Rc::clone(c)).collect();
+        drop(all);
+        meant.iter().for_each(|connection| connection.end(reason));
     }
 
     fn is_empty(&self) -> bool {
@@ -246,6 +318,37 @@ impl Drop for Entered {
     }
 }
 
+/// "The thread knows of these attempts."
+#[derive(Debug)]
+pub(super) struct Racing<'a> {
+    worker: &'a Worker,
+    key: usize,
+    attempts: Rc<Attempts>,
+}
+
+impl Deref for Racing<'_> {
+    type Target = Attempts;
+
+    fn deref(&self) -> &Attempts {
+        &self.attempts
+    }
+}
+
+impl Drop for Racing<'_> {
+    fn drop(&mut self) {
+        self.worker.races.borrow_mut().remove(self.key);
+    }
+}
+
+/// Where a thread hears what it is to do.
+#[derive(Debug)]
+pub struct Inbox {
+    /// From other threads of the data path and from the supervisor.
+    pub orders: UnboundedReceiver<Order>,
+    /// From the control plane.
+    pub notices: UnboundedReceiver<(Notice, Ack)>,
+}
+
 /// Starts a thread that accepts from `sockets` and serves connections until it is told to drain and
 /// the last of them has ended.
 ///
@@ -257,7 +360,7 @@ impl Drop for Entered {
 pub fn start(
     index: usize,
     shared: Arc<Shared>,
-    (orders, alive): (UnboundedReceiver<Order>, Alive),
+    (inbox, alive): (Inbox, Alive),
     sockets: Vec<Socket>,
     pipes: usize,
 ) -> io::Result<()> {
@@ -285,24 +388,23 @@ pub fn start(
                 shared,
                 random: RefCell::new(fastrand::Rng::new()),
                 connections: RefCell::default(),
+                entered: Cell::new(0),
+                races: RefCell::default(),
                 empty: Notify::new(),
             };
-            run(Rc::new(worker), orders, doors).await;
+            run(Rc::new(worker), inbox, doors).await;
         });
     })?;
     when_started.recv().map_err(|_| io::Error::other("the thread ended at once"))?
 }
 
-async fn run(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>, doors: Vec<Door>) {
+async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
+    let Inbox { mut orders, mut notices } = inbox;
     let deadlines = Rc::clone(&worker.engine.deadlines);
     let clock = worker.engine.clock;
     let mut timers = tokio::task::spawn_local(async move { deadlines.run(clock).await });
-    let accept = |door: Door| {
-        let door = Rc::new(door);
-        let task = tokio::task::spawn_local(Rc::clone(&door).accept_all(Rc::clone(&worker)));
-        (door, task)
-    };
-    let mut doors: Vec<_> = doors.into_iter().map(accept).collect();
+    let mut porter = Porter { worker: Rc::clone(&worker), doors: Vec::new() };
+    doors.into_iter().for_each(|door| porter.attend(Rc::new(door)));
     let mut end_all = worker.shared.end_all.subscribe();
     let mut is_draining = false;
     loop {
@@ -318,14 +420,18 @@ async fn run(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>, doors: Ve
                 Some(Order::Adopt(arrival)) => serve_here(&worker, *arrival),
                 Some(Order::Drain) => {
                     is_draining = true;
-                    for (door, task) in doors.drain(..) {
-                        task.abort();
-                        let _ = task.await;
-                        door.accept_rest(&worker);
-                    }
+                    porter.close(|_| true).await;
                 }
+                Some(Order::Leave) => {
+                    is_draining = true;
+                    porter.leave().await;
+                }
+                Some(Order::Open(socket)) => porter.open(socket),
+                Some(Order::Close(fd)) => porter.close(|door| door.is_at(&fd)).await,
+                Some(Order::Renew) => porter.renew().await,
                 None => {}
             },
+            Some((notice, _ack)) = notices.recv() => worker.obey(&notice),
             Ok(()) = end_all.changed() => {
                 if let Some(reason) = *end_all.borrow_and_update() {
                     worker.end_all(reason);
@@ -339,4 +445,52 @@ async fn run(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>, doors: Ve
         }
     }
     debug!(worker = worker.index, "worker has stopped");
+}
+
+/// Looks after the doors of a thread.
+struct Porter {
+    worker: Rc<Worker>,
+    doors: Vec<(Rc<Door>, JoinHandle<()>)>,
+}
+
+impl Porter {
+    /// Begins to accept at a door.
+    fn attend(&mut self, door: Rc<Door>) {
+        let accepting = Rc::clone(&door).accept_all(Rc::clone(&self.worker));
+        self.doors.push((door, tokio::task::spawn_local(accepting)));
+    }
+
+    fn open(&mut self, socket: Socket) {
+        match Door::open(socket) {
+            Ok(door) => self.attend(Rc::new(door)),
+            Err(error) => error!(%error, worker = self.worker.index, "cannot accept here"),
+        }
+    }
+
+    /// Stops accepting at these doors once what is queued there is served.
+    async fn close(&mut self, which: impl Fn(&Door) -> bool) {
+        for (door, task) in self.doors.extract_if(.., |(door, _)| which(door)) {
+            task.abort();
+            let _ = task.await;
+            door.close_queue();
+            door.accept_rest(&self.worker);
+        }
+    }
+
+    /// Stops accepting, and leaves what is queued to whoever else accepts there.
+    async fn leave(&mut self) {
+        for (_, task) in self.doors.drain(..) {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+
+    /// Begins anew to wait at each door.
+    async fn renew(&mut self) {
+        for (door, task) in std::mem::take(&mut self.doors) {
+            task.abort();
+            let _ = task.await;
+            self.attend(door);
+        }
+    }
 }

@@ -1,8 +1,10 @@
-//! A backend: who it is, and its live numbers.
+//! A backend: who it is, its live numbers, and the guard of a slot of it.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use super::streak::{BySecond, Streak};
 use crate::balance::Load;
 use crate::net::addr::Address;
 use crate::net::relay::Totals;
@@ -20,19 +22,94 @@ pub struct Backend {
     pub load: Arc<Load>,
     /// Bytes that its connections carried.
     pub totals: Arc<Totals>,
+    /// Its failures in a row.
+    pub streak: Streak,
+    /// Connections that it cut off, by time.
+    pub cuts: BySecond,
 }
 
-/// "This connection occupies a slot of that backend"; dropping it frees the slot.
+impl Backend {
+    /// A backend that has served nobody yet.
+    #[must_use]
+    pub fn new(id: u32, name: &str, address: Address) -> Self {
+        Self {
+            id,
+            name: name.into(),
+            address,
+            load: Arc::default(),
+            totals: Arc::default(),
+            streak: Streak::default(),
+            cuts: BySecond::default(),
+        }
+    }
+}
+
+/// A backend as a member of a rotation: with what holds of it now.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Who it is.
+    pub backend: Arc<Backend>,
+    /// Share of new connections, relative to the others in the rotation; 0: none.
+    pub weight: u32,
+    /// Most connections at the same time.
+    pub max_connections: Option<NonZeroU32>,
+    /// The trial that its next connection is.
+    pub trial: Option<Arc<Trial>>,
+}
+
+/// The trial of a backend whose ejection is over: what becomes of a connection decides.
+#[derive(Debug)]
+pub struct Trial {
+    /// Its number, to tell its outcome by.
+    pub number: u64,
+    /// Whether it is one connection at a time.
+    is_limited: bool,
+    /// Whether a connection is at it.
+    is_taken: AtomicBool,
+}
+
+impl Trial {
+    /// The trial of this number; `is_limited` to one connection at a time.
+    #[must_use]
+    pub fn new(number: u64, is_limited: bool) -> Self {
+        Self { number, is_limited, is_taken: AtomicBool::new(false) }
+    }
+
+    /// Whether it is the trial of this number and kind.
+    #[must_use]
+    pub fn is(&self, number: u64, is_limited: bool) -> bool {
+        self.number == number && self.is_limited == is_limited
+    }
+
+    fn take(&self) -> bool {
+        !self.is_limited || !self.is_taken.swap(true, Relaxed)
+    }
+}
+
+/// "This connection occupies a slot of that backend"; dropping it frees the slot, and the trial for
+/// another connection.
 #[derive(Debug)]
 pub struct Lease {
     backend: Arc<Backend>,
+    trial: Option<Arc<Trial>>,
 }
 
 impl Lease {
-    /// Takes a slot of `backend`; `None` when `limit` are taken. At no moment are more.
+    /// Takes a slot of `member`; `None` when its `max_connections` are taken, or another connection
+    /// is its trial. At no moment are more taken.
     #[must_use]
-    pub fn take(backend: &Arc<Backend>, limit: Option<NonZeroU32>) -> Option<Self> {
-        backend.load.take(limit).then(|| Self { backend: Arc::clone(backend) })
+    pub fn take(member: &Member) -> Option<Self> {
+        let Member { backend, max_connections, trial, .. } = member;
+        if trial.as_ref().is_some_and(|trial| !trial.take()) {
+            return None;
+        }
+        // From here on a trial that was taken is given back by the guard.
+        let has_slot = backend.load.take(*max_connections);
+        if !has_slot {
+            trial.iter().for_each(|trial| trial.is_taken.store(false, Relaxed));
+            return None;
+        }
+        Some(Self { backend: Arc::clone(backend), trial: trial.clone() })
     }
 
     /// Whose slot it is.
@@ -40,10 +117,61 @@ impl Lease {
     pub fn backend(&self) -> &Arc<Backend> {
         &self.backend
     }
+
+    /// The number of the trial that this connection is.
+    #[must_use]
+    pub fn trial(&self) -> Option<u64> {
+        self.trial.as_ref().map(|trial| trial.number)
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         self.backend.load.give_back();
+        if let Some(trial) = &self.trial {
+            trial.is_taken.store(false, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(limit: Option<u32>, trial: Option<Trial>) -> Member {
+        let address = Address::Tcp("127.0.0.1:1".parse().unwrap());
+        Member {
+            backend: Arc::new(Backend::new(1, "a", address)),
+            weight: 1,
+            max_connections: limit.and_then(NonZeroU32::new),
+            trial: trial.map(Arc::new),
+        }
+    }
+
+    #[test]
+    fn one_connection_at_a_time_is_the_trial() {
+        let member = member(None, Some(Trial::new(7, true)));
+        let lease = Lease::take(&member).unwrap();
+        assert_eq!(lease.trial(), Some(7));
+        assert!(Lease::take(&member).is_none());
+        drop(lease);
+        assert!(Lease::take(&member).is_some());
+    }
+
+    #[test]
+    fn a_full_backend_keeps_its_trial_free() {
+        let mut member = member(Some(1), None);
+        let busy = Lease::take(&member).unwrap();
+        member.trial = Some(Arc::new(Trial::new(7, true)));
+        assert!(Lease::take(&member).is_none());
+        drop(busy);
+        assert!(Lease::take(&member).is_some());
+    }
+
+    #[test]
+    fn in_panic_every_connection_may_be_the_trial() {
+        let member = member(None, Some(Trial::new(7, false)));
+        let first = Lease::take(&member);
+        assert!(first.is_some() && Lease::take(&member).is_some());
     }
 }

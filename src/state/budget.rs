@@ -14,33 +14,23 @@ const FLOOR: u64 = 10;
 /// Each cell packs the second it counts for (upper 32 bits) and the count: a cell of another second
 /// counts nothing. Two threads that meet in the first moment of a second may lose a count to each
 /// other; a budget can bear that, and needs no lock.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RetryBudget {
-    percent: u64,
     connections: [AtomicU64; CELLS],
     retries: [AtomicU64; CELLS],
 }
 
 impl RetryBudget {
-    /// A budget of `percent` of the connections, and never under 10 retries a second.
-    #[must_use]
-    pub fn new(percent: u32) -> Self {
-        Self {
-            percent: percent.into(),
-            connections: Default::default(),
-            retries: Default::default(),
-        }
-    }
-
     /// Counts a connection that starts at `now_ms`.
     pub fn count_connection(&self, now_ms: u64) {
         add(&self.connections, now_ms / 1000);
     }
 
-    /// Whether one more retry is within the budget; if so it is counted.
-    pub fn try_retry(&self, now_ms: u64) -> bool {
+    /// Whether one more retry is within a budget of `percent` of the connections, and never under 10
+    /// retries a second; if so it is counted.
+    pub fn try_retry(&self, now_ms: u64, percent: u32) -> bool {
         let second = now_ms / 1000;
-        let allowed = sum(&self.connections, second) * self.percent / 100;
+        let allowed = sum(&self.connections, second) * u64::from(percent) / 100;
         let is_allowed =
             count(&self.retries, second) < FLOOR || sum(&self.retries, second) < allowed;
         if is_allowed {
@@ -76,13 +66,13 @@ fn sum(cells: &[AtomicU64; CELLS], second: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn retries_granted(budget: &RetryBudget, now_ms: u64, asked: u32) -> u32 {
-        (0..asked).map(|_| u32::from(budget.try_retry(now_ms))).sum()
+    fn retries_granted((budget, percent): &(RetryBudget, u32), now_ms: u64, asked: u32) -> u32 {
+        (0..asked).map(|_| u32::from(budget.try_retry(now_ms, *percent))).sum()
     }
 
     #[test]
     fn without_connections_ten_retries_a_second_are_allowed() {
-        let budget = RetryBudget::new(20);
+        let budget = (RetryBudget::default(), 20);
         assert_eq!(retries_granted(&budget, 0, 100), 10);
         assert_eq!(retries_granted(&budget, 999, 100), 0);
         assert_eq!(retries_granted(&budget, 1000, 100), 10);
@@ -90,22 +80,22 @@ mod tests {
 
     #[test]
     fn a_share_of_the_connections_of_the_last_ten_seconds_may_be_retries() {
-        let budget = RetryBudget::new(20);
-        (0..1000).for_each(|_| budget.count_connection(5_000));
+        let budget = (RetryBudget::default(), 20);
+        (0..1000).for_each(|_| budget.0.count_connection(5_000));
         assert_eq!(retries_granted(&budget, 9_000, 1000), 200);
     }
 
     #[test]
     fn connections_of_longer_ago_allow_nothing() {
-        let budget = RetryBudget::new(100);
-        (0..1000).for_each(|_| budget.count_connection(5_000));
+        let budget = (RetryBudget::default(), 100);
+        (0..1000).for_each(|_| budget.0.count_connection(5_000));
         assert_eq!(retries_granted(&budget, 16_000, 1000), 10);
     }
 
     #[test]
     fn a_budget_of_zero_leaves_the_floor() {
-        let budget = RetryBudget::new(0);
-        (0..1000).for_each(|_| budget.count_connection(0));
+        let budget = (RetryBudget::default(), 0);
+        (0..1000).for_each(|_| budget.0.count_connection(0));
         assert_eq!(retries_granted(&budget, 0, 1000), 10);
     }
 }

@@ -2,17 +2,24 @@
 //!
 //! A [`Pool`] publishes a [`Rotation`]: the backends in rotation now, with the strategy built from
 //! them, immutable and complete in itself. The data path only picks; whatever changes becomes a new
-//! rotation. Live numbers are relaxed atomics, each owned by a guard that undoes it.
+//! rotation, made by the control plane. Live numbers are relaxed atomics, each owned by a guard that
+//! undoes it. What else the two planes tell each other is in `notice.rs`.
 
 mod backend;
 mod budget;
+mod ending;
+mod notice;
 mod pool;
 pub mod route;
 mod slots;
 mod snapshot;
+mod streak;
 
-pub use backend::{Backend, Lease};
+pub use backend::{Backend, Lease, Member, Trial};
 pub use budget::RetryBudget;
-pub use pool::{ConnectPolicy, Member, Pool, Rotation};
+pub use ending::Ending;
+pub use notice::{Ack, Notice, Open, Report, Reporter, Threads, Which};
+pub use pool::{ConnectPolicy, Detection, Live, Met, Pool, Rotation, Wait};
 pub use slots::{Slot, Slots};
-pub use snapshot::{Listener, Snapshot};
+pub use snapshot::{Entrance, Listener, Snapshot};
+pub use streak::{BySecond, Streak};

@@ -1,31 +1,70 @@
 //! A pool and what it publishes.
 
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arc_swap::{ArcSwap, Guard};
+use tokio::sync::Notify;
 
-use super::backend::Backend;
+use super::backend::Member;
 use super::budget::RetryBudget;
-use crate::balance::{Candidate, Entry, Options, Request, Strategy};
+use super::streak::BySecond;
+use crate::balance::{Candidate, Entry, Options, Request, Strategy, Tried};
 use crate::config::model;
 use crate::net::addr::Address;
 use crate::net::clock::{Tick, ticks};
 
-/// A named set of backends, and how to choose and to connect.
+/// A named set of backends: what a configuration says of it, and what lives on when that changes.
 #[derive(Debug)]
 pub struct Pool {
     /// Its name.
     pub name: Arc<str>,
+    /// Whether one of its backends serves alone.
+    pub is_hot_standby: bool,
     /// How its backends are connected to.
     pub connect: ConnectPolicy,
+    /// What counts as a failure of a backend, and when failures are reported; `None`: never.
+    pub detection: Option<Detection>,
+    /// Longest time that a connection waits while actions run for a new active backend.
+    pub hold: Tick,
+    /// What outlives a change of the configuration.
+    pub live: Arc<Live>,
+}
+
+/// How failures of real connections are noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Detection {
+    /// Failures in a row that are reported. At least 1.
+    pub consecutive_failures: u32,
+    /// How long a backend may be silent once it has what the client sent.
+    pub first_byte: Option<Tick>,
+}
+
+/// What lives as long as the pool keeps its name.
+#[derive(Debug)]
+pub struct Live {
     /// How many retries it may make.
     pub budget: RetryBudget,
+    /// Told whenever another rotation is in force, or a report was answered.
+    pub changed: Arc<Notify>,
+    /// How connections fare that a takeover meets.
+    pub met: Met,
     rotation: ArcSwap<Rotation>,
     turn: Turn,
     source_turn: AtomicU64,
+    /// Reports made, and how many of them the controller has decided on.
+    asked: AtomicU64,
+    answered: AtomicU64,
+}
+
+/// Connections of a hot standby that did not simply find the active backend.
+#[derive(Debug, Default)]
+pub struct Met {
+    /// Failed on one that was active, and were served by the next.
+    pub retried: AtomicU64,
+    /// Got no backend.
+    pub lost: BySecond,
 }
 
 /// The counter of picks on its own cache line: every connection of every thread adds to it.
@@ -44,6 +83,8 @@ pub struct ConnectPolicy {
     pub hedge: Option<Tick>,
     /// Longest time of all attempts together.
     pub deadline: Tick,
+    /// Percent of the connections that may be retries.
+    pub retry_percent: u32,
     /// Local addresses, used in turn; empty: the kernel chooses.
     pub sources: Vec<IpAddr>,
 }
@@ -51,13 +92,14 @@ pub struct ConnectPolicy {
 impl ConnectPolicy {
     /// The policy that a configuration asks for.
     #[must_use]
-    pub fn new(connect: &model::Connect, strategy: &str) -> Self {
+    pub fn new(connect: &model::Connect, is_hot_standby: bool) -> Self {
         Self {
             timeout: ticks(connect.timeout),
             attempts: connect.attempts,
             // Two backends of a hot standby must not be connected to at the same time.
-            hedge: connect.hedge.filter(|_| strategy != "hot_standby").map(ticks),
+            hedge: connect.hedge.filter(|_| !is_hot_standby).map(ticks),
             deadline: ticks(connect.deadline),
+            retry_percent: connect.retry_budget,
             sources: connect.source.addresses().to_vec(),
         }
     }
@@ -69,6 +111,22 @@ pub struct Rotation {
     members: Vec<Member>,
     candidates: Vec<Candidate>,
     strategy: Picker,
+    /// Usable backends of priorities that are not in use: for a connection that has tried the others.
+    reserve: Vec<Member>,
+    wait: Option<Wait>,
+    /// Counts who has had the active role: another number is another holder.
+    reign: u64,
+    /// When the first connection was made in it; 0: none was yet.
+    served: AtomicU64,
+}
+
+/// Why connections wait although nobody is in rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The active role is on its way from one backend to the next: well under a millisecond.
+    Takeover,
+    /// Actions have to succeed before the new active one gets connections.
+    Actions,
 }
 
 /// The strategy built from a rotation's candidates.
@@ -78,17 +136,6 @@ impl std::fmt::Debug for Picker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Strategy")
     }
-}
-
-/// A backend as a member of a pool: with what the configuration says of it now.
-#[derive(Clone, Debug)]
-pub struct Member {
-    /// Who it is.
-    pub backend: Arc<Backend>,
-    /// Share of new connections; 0: none.
-    pub weight: u32,
-    /// Most connections at the same time.
-    pub max_connections: Option<NonZeroU32>,
 }
 
 impl Rotation {
@@ -106,7 +153,45 @@ impl Rotation {
             })
             .collect();
         let strategy = Picker((entry.build)(&candidates, options));
-        Self { members, candidates, strategy }
+        Self { members, candidates, strategy, ..Self::empty(None) }
+    }
+
+    /// Nobody; `wait` tells connections to wait for another rotation.
+    #[must_use]
+    pub fn empty(wait: Option<Wait>) -> Self {
+        struct Nobody;
+        impl Strategy for Nobody {
+            fn pick(&self, _: &[Candidate], _: &Request<'_>) -> Option<usize> {
+                None
+            }
+        }
+        Self {
+            members: Vec::new(),
+            candidates: Vec::new(),
+            strategy: Picker(Box::new(Nobody)),
+            reserve: Vec::new(),
+            wait,
+            reign: 0,
+            served: AtomicU64::new(0),
+        }
+    }
+
+    /// The same, of this reign.
+    #[must_use]
+    pub fn of_reign(self, reign: u64) -> Self {
+        Self { reign, ..self }
+    }
+
+    /// The same, with backends for connections that have tried all others, in order.
+    #[must_use]
+    pub fn with_reserve(self, reserve: Vec<Member>) -> Self {
+        Self { reserve, ..self }
+    }
+
+    /// The first of the reserve that was not tried.
+    #[must_use]
+    pub fn reserve(&self, tried: &Tried) -> Option<&Member> {
+        self.reserve.iter().find(|member| !tried.contains(member.backend.id))
     }
 
     /// The member to try next; `None` when all were tried.
@@ -115,12 +200,19 @@ impl Rotation {
         self.members.get(self.strategy.0.pick(&self.candidates, request)?)
     }
 
-    /// Those that are at their `max_connections`, by [`Backend::id`].
+    /// Those that are at their `max_connections`, by id.
     pub fn full(&self) -> impl Iterator<Item = u32> {
         let is_full = |m: &&Member| {
             m.max_connections.is_some_and(|limit| m.backend.load.open() >= limit.get())
         };
-        self.members.iter().filter(is_full).map(|member| member.backend.id)
+        let all = self.members.iter().chain(&self.reserve);
+        all.filter(is_full).map(|member| member.backend.id)
+    }
+
+    /// Its members, in the order of the strategy's candidates.
+    #[must_use]
+    pub fn members(&self) -> &[Member] {
+        &self.members
     }
 
     /// Whether nothing is in rotation.
@@ -128,25 +220,77 @@ impl Rotation {
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
-}
 
-impl Pool {
-    /// A pool that begins with `rotation`.
+    /// Why connections wait, if they do.
     #[must_use]
-    pub fn new(name: &str, connect: ConnectPolicy, retry_percent: u32, rotation: Rotation) -> Self {
-        Self {
-            name: name.into(),
-            connect,
-            budget: RetryBudget::new(retry_percent),
-            rotation: ArcSwap::from_pointee(rotation),
-            turn: Turn::default(),
-            source_turn: AtomicU64::new(0),
+    pub fn wait(&self) -> Option<Wait> {
+        self.wait
+    }
+
+    /// The number of the holder of the active role.
+    #[must_use]
+    pub fn reign(&self) -> u64 {
+        self.reign
+    }
+
+    /// A connection was made to `backend` of this rotation; the first one counts.
+    pub fn note_served(&self, backend: u32, at: Tick) {
+        let is_member = self.members.iter().any(|member| member.backend.id == backend);
+        if is_member && self.served.load(Relaxed) == 0 {
+            self.served.store(at.max(1), Relaxed);
         }
     }
 
+    /// When the first connection was made in it.
+    #[must_use]
+    pub fn served(&self) -> Option<Tick> {
+        Some(self.served.load(Relaxed)).filter(|at| *at > 0)
+    }
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self {
+            budget: RetryBudget::default(),
+            changed: Arc::default(),
+            met: Met::default(),
+            rotation: ArcSwap::from_pointee(Rotation::empty(None)),
+            turn: Turn::default(),
+            source_turn: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Live {
     /// The rotation now.
     pub fn rotation(&self) -> Guard<Arc<Rotation>> {
         self.rotation.load()
+    }
+
+    /// Puts another rotation in force, on every thread at once, and wakes who waits for one.
+    pub fn publish(&self, rotation: Arc<Rotation>) {
+        self.rotation.store(rotation);
+        self.changed.notify_waiters();
+    }
+
+    /// Notes that a report about the pool is on its way: whoever waits for what follows from it may
+    /// wait until it is answered.
+    pub fn ask(&self) {
+        self.asked.fetch_add(1, Relaxed);
+    }
+
+    /// Notes that a report was decided on, or will not be.
+    pub fn answer(&self) {
+        self.answered.fetch_add(1, Relaxed);
+        self.changed.notify_waiters();
+    }
+
+    /// Whether a report waits for its decision.
+    #[must_use]
+    pub fn is_undecided(&self) -> bool {
+        self.asked.load(Relaxed) != self.answered.load(Relaxed)
     }
 
     /// The number of this pick: one counter for all threads, so that taking turns is exact.
@@ -154,6 +298,14 @@ impl Pool {
         self.turn.0.fetch_add(1, Relaxed)
     }
 
+    /// The number that [`next_turn`](Self::next_turn) would give.
+    #[must_use]
+    pub fn peek_turn(&self) -> u64 {
+        self.turn.0.load(Relaxed)
+    }
+}
+
+impl Pool {
     /// The local addresses to connect to `address` from, beginning with the one whose turn it is; a
     /// single `None` where the kernel chooses. Addresses of the other family are passed over.
     pub fn sources(&self, address: &Address) -> impl Iterator<Item = Option<IpAddr>> {
@@ -166,7 +318,10 @@ impl Pool {
         let count = sources.iter().filter(|source| fits(source)).count();
         let first = match count {
             0 | 1 => 0,
-            _ => usize::try_from(self.source_turn.fetch_add(1, Relaxed)).unwrap_or(0) % count,
+            _ => {
+                let turn = self.live.source_turn.fetch_add(1, Relaxed);
+                usize::try_from(turn).unwrap_or(0) % count
+            }
         };
         let in_turn = sources.iter().filter(move |source| fits(source)).cycle().skip(first);
         in_turn.take(count).copied().map(Some).chain((count == 0).then_some(None))
@@ -183,21 +338,16 @@ mod tests {
             attempts: 1,
             hedge: None,
             deadline: 1,
+            retry_percent: 0,
             sources: sources.iter().map(|s| s.parse().unwrap()).collect(),
         };
-        let rotation = Rotation {
-            members: Vec::new(),
-            candidates: Vec::new(),
-            strategy: Picker(Box::new(Never)),
-        };
-        Pool::new("p", connect, 0, rotation)
-    }
-
-    struct Never;
-
-    impl Strategy for Never {
-        fn pick(&self, _: &[Candidate], _: &Request<'_>) -> Option<usize> {
-            None
+        Pool {
+            name: "p".into(),
+            is_hot_standby: false,
+            connect,
+            detection: None,
+            hold: 1,
+            live: Arc::default(),
         }
     }
 

@@ -2,17 +2,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::backend::Backend;
-use super::pool::{ConnectPolicy, Member, Pool, Rotation};
+use arc_swap::{ArcSwap, Guard};
+
+use super::pool::{ConnectPolicy, Detection, Live, Pool};
 use super::slots::Slots;
-use crate::balance::Registry;
 use crate::config::model::{self, Config, OverLimit};
 use crate::net::addr::Address;
-use crate::net::clock::ticks;
+use crate::net::clock::{Tick, ticks};
 use crate::net::listen::ListenOptions;
 use crate::net::relay::Limits;
+
+/// How long connections wait for a new active backend where no queue is configured, in milliseconds.
+const HOLD: Tick = 3_000;
 
 /// Listeners and pools; immutable.
 #[derive(Debug)]
@@ -36,24 +38,52 @@ pub struct Listener {
     pub pool: Arc<Pool>,
     /// Its limits in time.
     pub limits: Limits,
-    /// Its limit in number.
+    /// Its limit in number: in force with [`Snapshot::take_effect`].
+    pub max_connections: Option<u32>,
+    /// Its open connections.
     pub slots: Arc<Slots>,
     /// What happens at a limit in number.
     pub over_limit: OverLimit,
 }
 
+/// Where connections come in at: a listening socket leads to whatever listener is in force there.
+#[derive(Debug)]
+pub struct Entrance(ArcSwap<Listener>);
+
+impl Entrance {
+    /// An entrance to `listener`.
+    #[must_use]
+    pub fn new(listener: Arc<Listener>) -> Self {
+        Self(ArcSwap::new(listener))
+    }
+
+    /// The listener in force.
+    #[must_use]
+    pub fn listener(&self) -> Guard<Arc<Listener>> {
+        self.0.load()
+    }
+
+    /// Puts another listener in force, for the connections to come.
+    pub fn lead_to(&self, listener: Arc<Listener>) {
+        self.0.store(listener);
+    }
+}
+
 impl Snapshot {
-    /// Builds the routing state of a validated configuration.
+    /// Builds the routing state of a validated configuration. Its new pools have nobody in rotation
+    /// yet; listeners and pools that `before` has under the same names keep what lives on: open
+    /// connections, limits, counters, rotations.
     ///
     /// # Errors
     ///
-    /// The name of a pool or a strategy that `config` refers to and that is not there, which a
-    /// validated configuration has not.
-    pub fn new(config: &Config, registry: &Registry) -> Result<Self, String> {
-        let ids = AtomicU32::new(0);
+    /// The name of a pool that `config` refers to and that is not there, which a validated
+    /// configuration has not.
+    pub fn new(config: &Config, before: Option<&Self>) -> Result<Self, String> {
         let mut pools = HashMap::new();
         for (name, pool) in &config.pools {
-            pools.insert(name.as_str(), Arc::new(build_pool(name, pool, registry, &ids)?));
+            let live =
+                before.and_then(|before| before.pool(name)).map(|pool| Arc::clone(&pool.live));
+            pools.insert(name.as_str(), Arc::new(build_pool(name, pool, live)));
         }
         let mut listeners = Vec::new();
         for (name, listener) in &config.listeners {
@@ -63,39 +93,54 @@ impl Snapshot {
                 return Err(name.clone());
             }
             let pool = pools.get(route.pool.as_str()).ok_or_else(|| route.pool.clone())?;
-            listeners.push(Arc::new(build_listener(name, listener, pool)));
+            let slots =
+                before.and_then(|before| before.listener(name)).map(|l| Arc::clone(&l.slots));
+            listeners.push(Arc::new(build_listener(name, listener, (pool, slots))));
         }
         let pools = config.pools.keys().filter_map(|name| pools.remove(name.as_str())).collect();
         Ok(Self { listeners, pools })
     }
+
+    /// The pool of this name.
+    #[must_use]
+    pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
+        self.pools.iter().find(|pool| &*pool.name == name)
+    }
+
+    /// The listener of this name.
+    #[must_use]
+    pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
+        self.listeners.iter().find(|listener| &*listener.name == name)
+    }
+
+    /// Sets the limits that live on as this configuration has them.
+    pub fn take_effect(&self) {
+        self.listeners.iter().for_each(|l| l.slots.set_limit(l.max_connections));
+    }
 }
 
-fn build_pool(
-    name: &str,
-    pool: &model::Pool,
-    registry: &Registry,
-    ids: &AtomicU32,
-) -> Result<Pool, String> {
-    let entry = registry.find(&pool.strategy.name).ok_or_else(|| pool.strategy.name.clone())?;
-    // A name gives no backend before it is looked up.
-    let addresses = pool.backends.iter().filter_map(|one| Some((one, one.address.address()?)));
-    let members = addresses.map(|(backend, address)| Member {
-        backend: Arc::new(Backend {
-            id: ids.fetch_add(1, Relaxed),
-            name: backend.name.as_str().into(),
-            address: address.clone(),
-            load: Arc::default(),
-            totals: Arc::default(),
-        }),
-        weight: backend.weight,
-        max_connections: backend.max_connections,
+fn build_pool(name: &str, pool: &model::Pool, live: Option<Arc<Live>>) -> Pool {
+    let is_hot_standby = pool.strategy.is_hot_standby();
+    let detection = pool.outlier_detection.as_ref().map(|outlier| Detection {
+        consecutive_failures: outlier.consecutive_failures,
+        first_byte: outlier.first_byte.map(ticks),
     });
-    let rotation = Rotation::new(members.collect(), entry, &pool.strategy.options);
-    let connect = ConnectPolicy::new(&pool.connect, entry.name);
-    Ok(Pool::new(name, connect, pool.connect.retry_budget, rotation))
+    Pool {
+        name: name.into(),
+        is_hot_standby,
+        connect: ConnectPolicy::new(&pool.connect, is_hot_standby),
+        detection,
+        hold: HOLD,
+        live: live.unwrap_or_default(),
+    }
 }
 
-fn build_listener(name: &str, listener: &model::Listener, pool: &Arc<Pool>) -> Listener {
+fn build_listener(
+    name: &str,
+    listener: &model::Listener,
+    (pool, slots): (&Arc<Pool>, Option<Arc<Slots>>),
+) -> Listener {
+    let max_connections = listener.max_connections.map(Into::into);
     let model::Tcp { nodelay, keepalive, user_timeout, backlog, defer_accept, fast_open } =
         listener.tcp;
     let timeouts = &listener.timeouts;
@@ -118,7 +163,8 @@ fn build_listener(name: &str, listener: &model::Listener, pool: &Arc<Pool>) -> L
             keepalive,
             user_timeout,
         },
-        slots: Arc::new(Slots::new(listener.max_connections.map(Into::into))),
+        max_connections,
+        slots: slots.unwrap_or_else(|| Arc::new(Slots::new(max_connections))),
         over_limit: listener.over_limit,
     }
 }

@@ -4,10 +4,9 @@ use tidegate::failover::{self, Event as RoleEvent, Id};
 use tidegate::health::{self, Ejection, Event, Held, Judged, Operator, Saved, Trouble};
 
 use crate::chance::{checks, failback, outlier, rotation, some_operator, some_truth, some_weight};
-use crate::controller::{Controller, Node};
 use crate::invariants::Watch;
 use crate::naive::Naive;
-use crate::world::{Ending, Outside, Run, Truth, World};
+use crate::world::{Ending, Outside, Run, Truth, World, node, start};
 
 impl World {
     pub(crate) fn change_truth(&mut self) {
@@ -151,7 +150,7 @@ impl World {
         let policy = self.controller.settings.health;
         let naive = Naive::new(file.0, policy.checks.is_some(), self.unix());
         self.outside.insert(id, Outside::new(some_truth(&mut self.rng), file, naive));
-        let mut node = Node::new(id, self.rng.u32(0..3), file.0, file.1);
+        let mut node = node(id, self.rng.u32(0..3), file);
         node.health = health::Health::new(file.0, self.now, &policy);
         let checks = policy.checks.filter(|_| node.health.is_checked());
         node.due = checks.map(|checks| health::first(0, 1, self.now, &checks));
@@ -225,7 +224,9 @@ impl World {
     /// The process ends, and another one goes on with what it saved.
     pub(crate) fn restart(&mut self) {
         let unix = self.unix();
-        let text = self.controller.save(self.now, unix).to_text().expect("it is written");
+        let mut saved = Saved::new(unix);
+        saved.pools.insert("p".into(), self.controller.save((self.now, unix)));
+        let text = saved.to_text().expect("it is written");
         let later = unix + self.rng.u64(0..20_000);
         let saved = Saved::read(&text, later).expect("it is read");
         self.count("restart");
@@ -235,13 +236,13 @@ impl World {
         self.stalls.clear();
         let nodes = self.controller.nodes.iter().map(|node| {
             let file = self.outside[&node.id].file;
-            let mut new = Node::new(node.id, node.priority, file.0, file.1);
+            let mut new = self::node(node.id, node.priority, file);
             (new.operator, new.weight) = (Held::new(file.0), Held::new(file.1));
             new
         });
         let (nodes, settings) = (nodes.collect(), self.controller.settings.clone());
         Watch::before_restart(self);
-        self.controller = Controller::start(settings, nodes, Some(&saved), later);
+        self.controller = start(settings, nodes, Some(&saved), later);
         for outside in self.outside.values_mut() {
             (outside.streak, outside.trial_taken) = (0, None);
             outside.naive.restarted(unix, later);

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tidegate::control::keeper::Told;
 use tidegate::failover::{Action, Cause, Failback, Fitness, Id, MoveError, Role, Standby};
 use tidegate::health::{self, Change, Checking, Evidence, Operator, Outlier, State, Tick, Turn};
 
-use crate::controller::Told;
 use crate::naive::{Counts, Unix};
 use crate::standby::{hot_standby, prepared, switched};
 use crate::world::World;

@@ -17,7 +17,6 @@
 #![allow(clippy::print_stdout, reason = "a seed that fails is to be seen")]
 
 mod chance;
-mod controller;
 mod deeds;
 mod invariants;
 mod naive;

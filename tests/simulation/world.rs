@@ -3,14 +3,14 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
+use tidegate::control::keeper::{Keeper, Node, Settings, Told};
 use tidegate::failover::{self, Action, Event as RoleEvent, Id, Role};
 use tidegate::health::{
-    self, Answer, Cause, Checking, Ejection, Event, Fire, Judged, Operator, Outlier, Tick, Timing,
-    Trouble, Turn, is_due, judge, may_eject, next,
+    self, Answer, Cause, Checking, Ejection, Event, Fire, Judged, Operator, Outlier, Saved, Tick,
+    Timing, Trouble, Turn, is_due, judge, may_eject, next,
 };
 
 use crate::chance::{checks, failback, outlier, rotation, some_operator, some_truth, some_weight};
-use crate::controller::{Controller, Node, Settings, Told};
 use crate::invariants::Watch;
 use crate::naive::{Naive, Unix};
 
@@ -68,7 +68,7 @@ pub(crate) struct World {
     pub(crate) now: Tick,
     /// The Unix time of tick 0.
     pub(crate) offset: Unix,
-    pub(crate) controller: Controller,
+    pub(crate) controller: Keeper,
     pub(crate) outside: BTreeMap<Id, Outside>,
     pub(crate) endings: BinaryHeap<Reverse<(Tick, u64, Ending)>>,
     serial: u64,
@@ -80,6 +80,22 @@ pub(crate) struct World {
     pub(crate) is_verbose: bool,
     /// How often what happened, over all seeds.
     pub(crate) tally: BTreeMap<&'static str, u64>,
+}
+
+/// A backend as the file has it.
+pub(crate) fn node(id: Id, priority: u32, file: (Operator, u32)) -> Node {
+    let (name, address) = (format!("b{id}"), format!("10.0.0.{id}:1"));
+    Node::new(id, (name.into(), address.into()), priority, file)
+}
+
+/// The pool at tick 0.
+pub(crate) fn start(
+    settings: Settings,
+    nodes: Vec<Node>,
+    saved: Option<&Saved>,
+    unix: Unix,
+) -> Keeper {
+    Keeper::start(("p".into(), settings), nodes, saved, (0, unix))
 }
 
 impl World {
@@ -99,10 +115,8 @@ impl World {
             let naive = Naive::new(file.0, settings.health.checks.is_some(), 1_000_000);
             outside.insert(id, Outside::new(some_truth(&mut rng), file, naive));
         }
-        let nodes = outside
-            .iter()
-            .map(|(id, outside)| Node::new(*id, rng.u32(0..3), outside.file.0, outside.file.1));
-        let controller = Controller::start(settings, nodes.collect(), None, 1_000_000);
+        let nodes = outside.iter().map(|(id, outside)| node(*id, rng.u32(0..3), outside.file));
+        let controller = start(settings, nodes.collect(), None, 1_000_000);
         let active = controller.first_active;
         Self {
             rng,
@@ -363,7 +377,9 @@ impl World {
         outside.streak += 1;
         let (count, first) = (outside.streak, outside.first_failed);
         let Some(policy) = self.controller.settings.health.outlier else { return };
-        if !is_due(count, &policy) || !may_eject(&self.controller.view(id, self.now), &policy) {
+        if !is_due(count, policy.consecutive_failures)
+            || !may_eject(&self.controller.view(id, self.now), &policy)
+        {
             return;
         }
         let draw = self.rng.u64(..);

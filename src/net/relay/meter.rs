@@ -13,11 +13,18 @@ use crate::net::clock::Tick;
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Totals {
+    connections: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
 }
 
 impl Totals {
+    /// Connections that have counted into it.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Relaxed)
+    }
+
     /// Bytes from clients.
     #[must_use]
     pub fn bytes_in(&self) -> u64 {
@@ -99,6 +106,7 @@ impl Meter {
     /// Counts into `totals` as well from now on, and what was counted before at once.
     pub fn count_into(&self, totals: &Arc<Totals>) {
         let totals = self.totals.get_or_init(|| Arc::clone(totals));
+        totals.connections.fetch_add(1, Relaxed);
         totals.bytes_in.fetch_add(self.bytes_in(), Relaxed);
     }
 

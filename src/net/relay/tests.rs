@@ -54,7 +54,7 @@ fn relayed_until(limits: Limits, told_after: Option<Duration>) -> Peers {
                 backend: Stream::new(near_backend, true),
                 unread: Vec::new(),
             };
-            let stop = Relay::new(&engine, pair).run(&engine, &limits, &meter).await;
+            let stop = Relay::new(&engine, pair).run(&engine, &limits, (&meter, &())).await;
             (stop, meter.bytes_in(), meter.bytes_out())
         })
     });

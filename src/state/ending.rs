@@ -29,6 +29,14 @@ pub enum Ending {
     LocalError,
     /// Every backend was at its `max_connections`.
     QueueFull,
+    /// No new active backend came within the time that connections wait for one.
+    QueueTimeout,
+    /// Its backend was evicted, and `evicted_connections` says `close`.
+    Evicted,
+    /// Its backend has lost the active role, and `failover.demotion` says `close`.
+    Demoted,
+    /// An operator closed it, or disabled its backend.
+    Killed,
     /// The process stopped and its grace had passed.
     Shutdown,
 }
@@ -50,6 +58,10 @@ impl Ending {
             Self::ConnectFailed => "connect_failed",
             Self::LocalError => "local_error",
             Self::QueueFull => "queue_full",
+            Self::QueueTimeout => "queue_timeout",
+            Self::Evicted => "evicted",
+            Self::Demoted => "demoted",
+            Self::Killed => "killed",
             Self::Shutdown => "shutdown",
         }
     }

@@ -1,0 +1,189 @@
+//! What operators and monitoring systems ask, and what they are answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::controller::{Controller, news, wall};
+use super::demotion::list;
+use super::event::{Kind, More, News};
+use super::handle::{
+    BackendStatus, ConnectionStatus, Error, Filter, Operation, PoolStatus, Request,
+};
+use super::keeper::Node;
+use super::pool::Controlled;
+use crate::failover::{Cause, Id, MoveError, Why};
+use crate::health::{Event, Operator, Tick};
+use crate::net::clock::ticks;
+use crate::state::{Ending, Notice, Open, Which};
+
+impl Controller {
+    /// Answers a request, or sees to its being answered.
+    pub(super) async fn answer(&mut self, request: Request) {
+        // Who has asked may have gone: then nobody is told.
+        match request {
+            Request::Pool(name, reply) => {
+                let _ = reply.send(self.pool_called(&name).map(|index| self.pool_status(index)));
+            }
+            Request::Operate { pool, backend, operation, reply } => {
+                let _ = reply.send(self.operate(&pool, &backend, operation).await);
+            }
+            Request::Failover { pool, to, reply } => {
+                let _ = reply.send(self.fail_over(&pool, to.as_deref()).await);
+            }
+            Request::Connections(filter, reply) => {
+                let (threads, now) = (self.threads.clone(), self.clock.now());
+                tokio::task::spawn_local(async move {
+                    let open = list(&threads).await;
+                    let shown = open.into_iter().filter(|one| filter.takes(one));
+                    let _ = reply.send(Ok(shown.map(|one| connection_status(one, now)).collect()));
+                });
+            }
+            Request::Saved(reply) => _ = reply.send(Ok(self.saved())),
+            Request::Reload(reply) => self.want_reload(reply),
+            Request::Unready(reply) => {
+                let unready = self.pools.iter().filter(|pool| !pool.has_rotation());
+                let _ = reply.send(Ok(unready.map(|pool| Arc::clone(pool.name())).collect()));
+            }
+        }
+    }
+
+    fn pool_called(&self, name: &str) -> Result<usize, Error> {
+        let found = self.pools.iter().position(|pool| **pool.name() == *name);
+        found.ok_or_else(|| Error::Unknown(format!("no pool is called {name:?}")))
+    }
+
+    fn backend_called(&self, index: usize, name: &str) -> Result<Id, Error> {
+        let pool = &self.pools[index];
+        let found = pool.keeper.nodes.iter().find(|node| *node.name == *name);
+        found.map(|node| node.id).ok_or_else(|| {
+            Error::Unknown(format!("pool {:?} has no backend called {name:?}", pool.name()))
+        })
+    }
+
+    async fn operate(
+        &mut self,
+        pool: &str,
+        backend: &str,
+        operation: Operation,
+    ) -> Result<BackendStatus, Error> {
+        let index = self.pool_called(pool)?;
+        let id = self.backend_called(index, backend)?;
+        match operation {
+            Operation::Drain => self.say(id, Operator::Draining),
+            Operation::Enable => self.say(id, Operator::Enabled),
+            Operation::Disable => self.say(id, Operator::Disabled),
+            Operation::Weight(weight) => self.weigh(index, id, weight),
+            Operation::Kill { idle } => self.kill(id, idle).await,
+        }
+        self.settle_all().await;
+        let at = self.now();
+        let pool = &self.pools[index];
+        let node = pool.keeper.node(id).ok_or(Error::Gone)?;
+        Ok(backend_status(pool, node, at))
+    }
+
+    /// An operator's word about a backend.
+    fn say(&mut self, id: Id, operator: Operator) {
+        let Some(node) = self.home(id).and_then(|pool| pool.keeper.node_mut(id)) else { return };
+        node.operator.overrule(operator);
+        self.note(id, Event::Operator(operator));
+        self.unsaved();
+    }
+
+    fn weigh(&mut self, index: usize, id: Id, weight: u32) {
+        let at = self.now();
+        let pool = &mut self.pools[index];
+        let Some(node) = pool.keeper.node_mut(id) else { return };
+        node.weight.overrule(weight);
+        let name = Arc::clone(&node.name);
+        pool.keeper.refresh(&Why::new(Cause::Operator, "another weight"), false, at);
+        pool.is_dirty = true;
+        let evidence = format!("weight {weight}").into();
+        let news = news(Kind::Weight, pool.name(), Some(name));
+        self.tell(News { evidence, more: More::Weight { weight }, ..news });
+        self.unsaved();
+    }
+
+    async fn kill(&self, id: Id, idle: Option<Duration>) {
+        let which = Which::Of(id, idle.map_or(0, ticks));
+        self.threads.tell(&Notice::End { which, reason: Ending::Killed }).await;
+    }
+
+    async fn fail_over(&mut self, pool: &str, to: Option<&str>) -> Result<PoolStatus, Error> {
+        let index = self.pool_called(pool)?;
+        let to = to.map(|name| self.backend_called(index, name)).transpose()?;
+        let at = self.now();
+        let pool = &mut self.pools[index];
+        let name = Arc::clone(pool.name());
+        if pool.keeper.role.is_none() {
+            return Err(Error::NotNow(format!(
+                "pool {name:?} is no hot standby: it has no active role to move \
+                 (strategy: hot_standby)"
+            )));
+        }
+        pool.keeper.move_to(to, at).map_err(|error| match error {
+            MoveError::Unknown => Error::Unknown(error.to_string()),
+            error => Error::NotNow(format!("pool {name:?}: {error}")),
+        })?;
+        pool.is_dirty = true;
+        self.settle_all().await;
+        Ok(self.pool_status(index))
+    }
+
+    fn pool_status(&self, index: usize) -> PoolStatus {
+        let at = self.now();
+        let pool = &self.pools[index];
+        let nodes = &pool.keeper.nodes;
+        PoolStatus {
+            name: Arc::clone(pool.name()),
+            strategy: pool.entry.name,
+            active: pool.active().and_then(|id| pool.name_of(id)),
+            backends: nodes.iter().map(|node| backend_status(pool, node, at)).collect(),
+        }
+    }
+}
+
+fn backend_status(pool: &Controlled, node: &Node, at: Tick) -> BackendStatus {
+    let state = node.health.state();
+    let live = pool.backings.get(&node.id).map(|backing| &backing.backend);
+    let age = Duration::from_millis(node.health.age(at));
+    BackendStatus {
+        name: Arc::clone(&node.name),
+        address: node.address.to_string(),
+        state: state.as_str(),
+        usable: state.is_usable(),
+        in_rotation: pool.is_in_rotation(node.id),
+        since: wall().checked_sub(age).unwrap_or(std::time::SystemTime::UNIX_EPOCH),
+        reason: node.health.reason().to_string(),
+        weight: node.weight.value(),
+        priority: node.priority,
+        connections_active: live.map_or(0, |live| live.load.open().into()),
+        connections_total: live.map_or(0, |live| live.totals.connections()),
+        bytes_in: live.map_or(0, |live| live.totals.bytes_in()),
+        bytes_out: live.map_or(0, |live| live.totals.bytes_out()),
+    }
+}
+
+impl Filter {
+    fn takes(&self, open: &Open) -> bool {
+        let is_pool = self.pool.as_deref().is_none_or(|pool| pool == &*open.pool);
+        let backend = open.backend.as_ref().map(|(_, name)| &**name);
+        let is_backend = self.backend.as_deref().is_none_or(|wanted| Some(wanted) == backend);
+        let source = open.source.map(|source| source.ip());
+        is_pool && is_backend && self.source.is_none_or(|wanted| Some(wanted) == source)
+    }
+}
+
+fn connection_status(open: Open, now: Tick) -> ConnectionStatus {
+    ConnectionStatus {
+        id: open.number,
+        listener: open.listener,
+        source: open.source.map(|source| source.to_string()),
+        pool: Some(open.pool),
+        backend: open.backend.map(|(_, name)| name),
+        age_ms: now.saturating_sub(open.start),
+        idle_ms: now.saturating_sub(open.active),
+        bytes_in: open.bytes_in,
+        bytes_out: open.bytes_out,
+    }
+}

@@ -1,0 +1,266 @@
+//! Active checks: begun when it is time, judged when they end.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tracing::debug;
+
+use super::controller::Controller;
+use super::follow::proof;
+use super::timers::Timer;
+use crate::config::model;
+use crate::failover::Id;
+use crate::health::{Answer, Checking, Event, Fire, Judged, Tick, Timing, Trouble, judge, next};
+use crate::net::clock::Clock;
+use crate::probe::{self, Outcome, Probe, Roots};
+
+/// How often it is looked how late this process runs, while checks are under way.
+const BEAT: Tick = 50;
+/// Lateness of a timer that is none.
+const ON_TIME: Tick = 10;
+/// How soon a trial by a check that could not be judged is repeated.
+const AGAIN: Tick = 1_000;
+
+/// A check that has ended.
+#[derive(Debug)]
+pub(super) struct Checked {
+    id: Id,
+    epoch: u64,
+    serial: u64,
+    /// The number of the trial that it was.
+    trial: Option<u64>,
+    outcome: Outcome,
+    timing: Timing,
+}
+
+/// The checks under way.
+#[derive(Debug)]
+pub(super) struct Checks {
+    clock: Clock,
+    ended: UnboundedSender<Checked>,
+    under_way: u32,
+    last_serial: u64,
+    /// How late timers were, all together.
+    lag: Rc<Cell<Tick>>,
+    /// When the beat is due, while checks are under way.
+    beat_at: Option<Tick>,
+    /// What is done where the pool makes no checks and a trial needs one.
+    connect: Option<Rc<dyn Probe>>,
+}
+
+/// One check.
+struct Check {
+    probe: Rc<dyn Probe>,
+    target: Rc<probe::Target>,
+    policy: Checking,
+    id: Id,
+    epoch: u64,
+    trial: Option<u64>,
+    due: Tick,
+}
+
+impl Checks {
+    /// None yet, and where their ends come out.
+    pub(super) fn new(clock: Clock) -> (Self, UnboundedReceiver<Checked>) {
+        let (ended, inbox) = unbounded_channel();
+        let checks = Self {
+            clock,
+            ended,
+            under_way: 0,
+            last_serial: 0,
+            lag: Rc::default(),
+            beat_at: None,
+            connect: probe::build(&model::Probe::Tcp, &Roots::default()).ok().map(Rc::from),
+        };
+        (checks, inbox)
+    }
+
+    /// Begins a check; its number.
+    fn begin(&mut self, check: Check) -> u64 {
+        self.last_serial += 1;
+        self.under_way += 1;
+        let (serial, clock, ended) = (self.last_serial, self.clock, self.ended.clone());
+        let lag = Rc::clone(&self.lag);
+        tokio::task::spawn_local(async move {
+            let (started, lag_before) = (clock.exact(), lag.get());
+            let timeout = std::time::Duration::from_millis(check.policy.timeout);
+            let outcome = probe::check(&*check.probe, &check.target, timeout).await;
+            let lag = lag.get() - lag_before;
+            let timing = Timing { due: check.due, started, ended: clock.exact(), lag };
+            let Check { id, epoch, trial, .. } = check;
+            // The controller may have ended.
+            let _ = ended.send(Checked { id, epoch, serial, trial, outcome, timing });
+        });
+        serial
+    }
+}
+
+impl Controller {
+    /// The timer of a backend's next check has fired.
+    pub(super) fn check_due(&mut self, id: Id) {
+        let now = self.now();
+        let Some(pool) = self.home(id) else { return };
+        let Some(policy) = pool.keeper.settings.health.checks else { return };
+        let Some(probe) = pool.probe.clone() else { return };
+        let Some(target) = pool.backings.get(&id).map(|b| Rc::clone(&b.target)) else { return };
+        let Some(node) = pool.keeper.node_mut(id) else { return };
+        let Some(due) = node.due.filter(|due| due.at <= now && node.running.is_none()) else {
+            return;
+        };
+        match due.fire(now, fastrand::u64(..), &policy) {
+            Fire::PutOff(later) => {
+                node.due = Some(later);
+                self.timers.set(later.at, Timer::Check(id));
+            }
+            Fire::Now => {
+                node.due = None;
+                let epoch = node.health.epoch();
+                let due = due.at;
+                let check = Check { probe, target, policy, id, epoch, trial: None, due };
+                let serial = self.begin(check);
+                if let Some(node) = self.home(id).and_then(|pool| pool.keeper.node_mut(id)) {
+                    node.running = Some(serial);
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, check: Check) -> u64 {
+        if self.checks.beat_at.is_none() {
+            let at = self.now() + BEAT;
+            self.checks.beat_at = Some(at);
+            self.timers.set(at, Timer::Beat);
+        }
+        self.checks.begin(check)
+    }
+
+    /// Sees how late this process runs.
+    pub(super) fn beat(&mut self, at: Tick, now: Tick) {
+        if self.checks.beat_at != Some(at) {
+            return;
+        }
+        let late = now.saturating_sub(at);
+        if late > ON_TIME {
+            self.checks.lag.set(self.checks.lag.get() + late);
+        }
+        self.checks.beat_at = (self.checks.under_way > 0).then_some(now + BEAT);
+        self.checks.beat_at.into_iter().for_each(|at| self.timers.set(at, Timer::Beat));
+    }
+
+    /// A check has ended.
+    pub(super) fn checked(&mut self, checked: Checked) {
+        self.checks.under_way = self.checks.under_way.saturating_sub(1);
+        let Checked { id, epoch, serial, trial, outcome, timing } = checked;
+        let Some(pool) = self.home(id) else { return };
+        let checks = pool.keeper.settings.health.checks;
+        let Some(policy) = checks.or(trial.map(|_| CONNECT)) else { return };
+        let result = judged(outcome, &timing, &policy);
+        if let Judged::Fail(how) = &result {
+            let name = pool.name_of(id);
+            debug!(pool = %pool.name(), backend = name.as_deref(), %how, "check failed");
+        }
+        if let Some(trial) = trial {
+            return self.trial_checked(id, trial, result);
+        }
+        let is_failure = matches!(result, Judged::Fail(_));
+        self.note(id, Event::Checked { epoch, result });
+        self.next_check(id, serial, &timing, &policy);
+        if is_failure {
+            self.see_repair(id);
+        }
+    }
+
+    /// Sets the timer of the check after this one.
+    fn next_check(&mut self, id: Id, serial: u64, timing: &Timing, policy: &Checking) {
+        let Some(node) = self.home(id).and_then(|pool| pool.keeper.node_mut(id)) else { return };
+        if node.running != Some(serial) {
+            return;
+        }
+        node.running = None;
+        if !node.health.is_checked() {
+            return;
+        }
+        let draw = fastrand::u64(..);
+        let due = next(timing.started, timing.ended, node.health.pace(), draw, policy);
+        node.due = Some(due);
+        self.timers.set(due.at, Timer::Check(id));
+    }
+
+    /// A check has failed: whether that shows that a repair has not worked.
+    fn see_repair(&mut self, id: Id) {
+        let Some(number) = self.homes.get(&id).copied() else { return };
+        let Some(index) = self.pools.iter().position(|pool| pool.number == number) else { return };
+        let (proof, at) = (proof(&self.pools[index]), self.now());
+        if self.pools[index].repairs.is_not_repaired(id, proof, at) {
+            let evidence: Arc<str> = "the checks go on failing".into();
+            self.tell_repair(index, id, "not repaired", &evidence);
+        }
+    }
+
+    /// Begins the checks that are to be trials, because connections will not be.
+    pub(super) fn probe_trials(&mut self, index: usize) {
+        let now = self.now();
+        let pool = &mut self.pools[index];
+        let mut begun = Vec::new();
+        for node in pool.keeper.choice.to_probe.iter().map(|index| &pool.keeper.nodes[*index]) {
+            let Some(trial) = node.health.trial() else { continue };
+            if pool.probed.insert(node.id, trial) == Some(trial) {
+                continue;
+            }
+            let (id, epoch) = (node.id, node.health.epoch());
+            let policy = pool.keeper.settings.health.checks.unwrap_or(CONNECT);
+            let probe = pool.probe.clone().or_else(|| self.checks.connect.clone());
+            let target = pool.backings.get(&id).map(|backing| Rc::clone(&backing.target));
+            if let (Some(probe), Some(target)) = (probe, target) {
+                begun.push(Check {
+                    probe,
+                    target,
+                    policy,
+                    id,
+                    epoch,
+                    trial: Some(trial),
+                    due: now,
+                });
+            }
+        }
+        for check in begun {
+            self.begin(check);
+        }
+    }
+
+    /// A check that was a trial has ended.
+    fn trial_checked(&mut self, id: Id, trial: u64, result: Judged) {
+        let now = self.now();
+        match result {
+            Judged::Pass => self.note(id, Event::TrialPassed(trial)),
+            Judged::Fail(how) => {
+                let (trouble, draw) = (Trouble::Other(how), fastrand::u64(..));
+                self.note(id, Event::TrialFailed { trial, trouble, draw });
+            }
+            Judged::Unjudged => {
+                let Some(pool) = self.home(id) else { return };
+                pool.probed.remove(&id);
+                // Looked at again when the pool is.
+                pool.is_dirty = true;
+                let number = pool.number;
+                self.timers.set(now + AGAIN, Timer::Pool(number));
+            }
+        }
+    }
+}
+
+/// How a connect that is a trial is judged where the pool makes no checks.
+const CONNECT: Checking =
+    Checking { rise: 1, fall: 1, interval: 2_000, fast_interval: 500, timeout: 1_000, jitter: 0 };
+
+fn judged(outcome: Outcome, timing: &Timing, policy: &Checking) -> Judged {
+    let answer = match outcome {
+        Outcome::Pass => Answer::Pass,
+        Outcome::Refused => Answer::Refused,
+        Outcome::Fail(how) => Answer::Fail(how.into()),
+        Outcome::Unjudged(_) => return Judged::Unjudged,
+    };
+    judge(answer, timing, policy)
+}

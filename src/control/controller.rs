@@ -1,0 +1,512 @@
+//! The one task that owns all health and failover state.
+//!
+//! It hears reports of the data path, answers of checks, news of recovery actions and requests, tells
+//! them to the [`Keeper`](super::keeper::Keeper) of the pool, acts on what follows, and publishes
+//! rotations. What changes a pool is here; what follows from it is in `follow.rs`, checks are in
+//! `checks.rs`, requests in `answers.rs`.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::checks::{Checked, Checks};
+use super::event::{Event as Told, Events, Kind, More, News};
+use super::handle::Request;
+use super::keeper::Keeper;
+use super::pool::{self, Backing, Controlled};
+use super::recovery::{self, Recovery};
+use super::reload::{Host, Loaded, Reloads, Source};
+use super::state_file::StateFile;
+use super::timers::{Timer, Timers};
+use crate::balance::Entry;
+use crate::config::model::{self, Config};
+use crate::failover::{Event as RoleEvent, Id};
+use crate::health::{Event, Operator, Saved, Tick, may_eject};
+use crate::net::clock::Clock;
+use crate::net::dial::EphemeralPorts;
+use crate::probe::{self, Roots};
+use crate::state::{Backend, Pool, Report, Snapshot, Threads};
+
+/// Reports that are heard in a row before the pools are looked at.
+const BATCH: usize = 256;
+/// How long after a change the state file is written: changes come in flocks.
+const SAVE_AFTER: Tick = 100;
+/// How often it is written though nothing has changed: its age is what it is believed by.
+const SAVE_EVERY: Tick = 60_000;
+
+/// What the controller is given.
+pub struct Setup {
+    /// The process's clock.
+    pub clock: Clock,
+    /// Ports that a connect could meet itself on.
+    pub ports: EphemeralPorts,
+    /// Where the configuration comes from, to be read again.
+    pub source: Source,
+    /// The process around.
+    pub host: Box<dyn Host>,
+    /// The threads of the data path.
+    pub threads: Threads,
+    /// What they report.
+    pub reports: mpsc::Receiver<Report>,
+    /// What another process has passed on; it comes before the state file.
+    pub saved: Option<Saved>,
+}
+
+/// Why the control plane did not start.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The configuration names a strategy that is not there.
+    #[error("no strategy is called {0}")]
+    Strategy(String),
+    /// A probe cannot be made.
+    #[error("pools.{pool}.health_check.probe: {problem}")]
+    Probe {
+        /// The pool.
+        pool: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// The controller.
+pub(super) struct Controller {
+    pub(super) clock: Clock,
+    pub(super) ports: EphemeralPorts,
+    pub(super) source: Source,
+    pub(super) host: Box<dyn Host>,
+    /// In force.
+    pub(super) config: Arc<ArcSwap<Config>>,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) reloads: Reloads,
+    pub(super) loaded: UnboundedSender<Loaded>,
+    pub(super) threads: Threads,
+    pub(super) events: Events,
+    pub(super) pools: Vec<Controlled>,
+    /// The pool of each backend, by their numbers.
+    pub(super) homes: HashMap<Id, u32>,
+    pub(super) timers: Timers,
+    pub(super) checks: Checks,
+    pub(super) recovery: Recovery,
+    pub(super) news: UnboundedSender<recovery::News>,
+    roots: Roots,
+    state_file: Option<StateFile>,
+    is_unsaved: bool,
+    last_id: Id,
+    last_pool: u32,
+    inbox: Option<Inbox>,
+}
+
+/// Where the controller hears things.
+struct Inbox {
+    reports: mpsc::Receiver<Report>,
+    requests: mpsc::Receiver<Request>,
+    checked: UnboundedReceiver<Checked>,
+    repairs: UnboundedReceiver<recovery::News>,
+    reloaded: UnboundedReceiver<Loaded>,
+}
+
+impl Controller {
+    /// A controller of the pools of `snapshot`, which have their first rotations in force when this
+    /// returns. Must be called on the runtime that [`run`](Self::run) will run on.
+    ///
+    /// # Errors
+    ///
+    /// See [`ControlError`].
+    pub(super) fn new(
+        setup: Setup,
+        (config, snapshot): (Arc<ArcSwap<Config>>, Arc<Snapshot>),
+        (events, requests): (Events, mpsc::Receiver<Request>),
+    ) -> Result<Self, ControlError> {
+        let in_force = Arc::clone(&config);
+        let config = config.load_full();
+        let (checks, checked) = Checks::new(setup.clock);
+        let (news, repairs) = mpsc::unbounded_channel();
+        let (loaded, reloaded) = mpsc::unbounded_channel();
+        let Setup { clock, ports, source, host, threads, reports, saved } = setup;
+        let mut controller = Self {
+            clock,
+            ports,
+            source,
+            host,
+            config: in_force,
+            snapshot: Arc::clone(&snapshot),
+            reloads: Reloads::default(),
+            loaded,
+            threads,
+            events,
+            pools: Vec::new(),
+            homes: HashMap::new(),
+            timers: Timers::default(),
+            checks,
+            recovery: Recovery::new(clock),
+            news,
+            roots: Roots::default(),
+            state_file: config.state_file.clone().map(StateFile::new),
+            is_unsaved: false,
+            last_id: 0,
+            last_pool: 0,
+            inbox: Some(Inbox { reports, requests, checked, repairs, reloaded }),
+        };
+        let is_upgrade = saved.is_some();
+        let from_file = || controller.state_file.as_ref().and_then(|f| f.read(unix_ms()));
+        let saved = saved.or_else(from_file);
+        for pool in &snapshot.pools {
+            if let Some(config) = config.pools.get(&*pool.name) {
+                let made = (controller.entry(config)?, controller.probe(pool, config)?);
+                controller.add_pool((pool, config), made, saved.as_ref());
+            }
+        }
+        if is_upgrade {
+            controller.tell(News {
+                kind: Kind::Upgraded,
+                pool: None,
+                backend: None,
+                cause: "operator".into(),
+                evidence: "another process has been taken over from".into(),
+                more: More::Nothing {},
+            });
+        }
+        if controller.state_file.is_some() {
+            controller.timers.set(clock.exact() + SAVE_EVERY, Timer::Save);
+            controller.is_unsaved = true;
+        }
+        Ok(controller)
+    }
+
+    /// Begins to keep a pool, and publishes its first rotation.
+    pub(super) fn add_pool(
+        &mut self,
+        (pool, config): (&Arc<Pool>, &model::Pool),
+        made: (Entry, Option<Rc<dyn probe::Probe>>),
+        saved: Option<&Saved>,
+    ) {
+        let (mut nodes, mut backings) = (Vec::new(), HashMap::new());
+        self.last_pool += 1;
+        for backend in &config.backends {
+            // A name gives no backend before it is looked up.
+            let Some(address) = backend.address.address() else { continue };
+            let id = self.next_id();
+            let target =
+                pool::target(pool, config.health_check.as_ref(), (backend, address), self.ports);
+            let live = Backend::new(id, &backend.name, address.clone());
+            backings.insert(id, Backing::new(Arc::new(live), backend, target));
+            nodes.push(pool::node(id, backend));
+            self.homes.insert(id, self.last_pool);
+        }
+        let now = (self.now(), unix_ms());
+        let what = (Arc::clone(&pool.name), pool::settings(config));
+        let keeper = Keeper::start(what, nodes, saved, now);
+        let what = (Arc::clone(pool), config);
+        let mut controlled = Controlled::new(self.last_pool, what, keeper, backings, made);
+        // At start nobody follows: no events, no actions, no takeover.
+        controlled.keeper.told.clear();
+        let clock = self.clock;
+        controlled.publish(|| clock.exact());
+        for node in &controlled.keeper.nodes {
+            if let Some(due) = node.due {
+                self.timers.set(due.at, Timer::Check(node.id));
+            }
+            if let Some(wake) = node.health.wake() {
+                self.timers.set(wake, Timer::Health(node.id));
+            }
+        }
+        if let Some(wake) = controlled.keeper.pool_wake() {
+            self.timers.set(wake, Timer::Pool(controlled.number));
+        }
+        self.pools.push(controlled);
+    }
+
+    pub(super) fn entry(&self, config: &model::Pool) -> Result<Entry, ControlError> {
+        let name = &config.strategy.name;
+        let entry = self.source.registry.find(name);
+        entry.copied().ok_or_else(|| ControlError::Strategy(name.clone()))
+    }
+
+    pub(super) fn probe(
+        &self,
+        pool: &Pool,
+        config: &model::Pool,
+    ) -> Result<Option<Rc<dyn probe::Probe>>, ControlError> {
+        let Some(check) = &config.health_check else { return Ok(None) };
+        let built = probe::build(&check.probe, &self.roots);
+        let probe = built
+            .map_err(|problem| ControlError::Probe { pool: pool.name.to_string(), problem })?;
+        Ok(Some(Rc::from(probe)))
+    }
+
+    pub(super) fn next_id(&mut self) -> Id {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// The time now, exact to the millisecond.
+    pub(super) fn now(&self) -> Tick {
+        self.clock.exact()
+    }
+
+    /// Runs until `stop`; then what survives is saved, unless another process goes on (`retired`). Not
+    /// cancel safe: to be run to its end.
+    pub(super) async fn run(mut self, stop: CancellationToken, retired: &AtomicBool) {
+        let Some(mut inbox) = self.inbox.take() else { return };
+        loop {
+            let wake = self.timers.next().map(|at| self.clock.instant(at));
+            let sleep = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Reports first: connections wait for what follows from them.
+            let mut undecided = Vec::new();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(report) = inbox.reports.recv() => {
+                    undecided.extend(self.hear(report));
+                    for _ in 1..BATCH {
+                        let Ok(report) = inbox.reports.try_recv() else { break };
+                        undecided.extend(self.hear(report));
+                    }
+                }
+                Some(request) = inbox.requests.recv() => self.answer(request).await,
+                Some(loaded) = inbox.reloaded.recv() => self.reload(loaded).await,
+                Some(news) = inbox.repairs.recv() => self.repair_news(news),
+                Some(checked) = inbox.checked.recv() => {
+                    self.checked(checked);
+                    for _ in 1..BATCH {
+                        let Ok(checked) = inbox.checked.try_recv() else { break };
+                        self.checked(checked);
+                    }
+                }
+                () = sleep => {}
+            }
+            self.fire_timers();
+            self.settle_all().await;
+            for number in undecided {
+                self.numbered(number).into_iter().for_each(|pool| pool.pool.live.answer());
+            }
+            self.save_soon();
+        }
+        let saved = self.saved();
+        let file = self.state_file.as_mut().filter(|_| !retired.load(Relaxed));
+        if let Some(file) = file {
+            file.write_now(&saved);
+        }
+    }
+
+    /// Takes note of a report of the data path; the pool it is about.
+    fn hear(&mut self, report: Report) -> Option<u32> {
+        let (Report::Failing { backend: id, .. } | Report::Tried { backend: id, .. }) = report;
+        let number = *self.homes.get(&id)?;
+        let at = self.now();
+        let draw = fastrand::u64(..);
+        let pool = self.pools.iter_mut().find(|pool| pool.number == number)?;
+        let event = match report {
+            Report::Failing { count, last, first, began, .. } => {
+                let policy = pool.keeper.settings.health.outlier?;
+                if !may_eject(&pool.keeper.view(id, at), &policy) {
+                    let name = pool.name_of(id);
+                    debug!(pool = %pool.name(), backend = name.as_deref(), count, %last,
+                        "connections fail, but the pool cannot spare the backend");
+                    return Some(number);
+                }
+                Event::Tripped { count, last, first, began, draw }
+            }
+            Report::Tried { trial, trouble: None, .. } => Event::TrialPassed(trial),
+            Report::Tried { trial, trouble: Some(trouble), .. } => {
+                Event::TrialFailed { trial, trouble, draw }
+            }
+        };
+        self.note(id, event);
+        Some(number)
+    }
+
+    /// Something happened to a backend: the pool is looked at before anything else is.
+    pub(super) fn note(&mut self, id: Id, event: Event) {
+        let at = self.now();
+        let Some(pool) = self.home(id) else { return };
+        let is_changed = pool.keeper.note(id, event, at);
+        let node = pool.keeper.node(id).map(|node| (node.health.wake(), node.due, node.running));
+        pool.is_dirty |= is_changed;
+        self.is_unsaved |= is_changed;
+        if let Some((wake, due, running)) = node {
+            wake.into_iter().for_each(|at| self.timers.set(at, Timer::Health(id)));
+            let due = due.filter(|_| is_changed && running.is_none());
+            due.into_iter().for_each(|due| self.timers.set(due.at, Timer::Check(id)));
+        }
+    }
+
+    /// The pool of a backend.
+    pub(super) fn home(&mut self, id: Id) -> Option<&mut Controlled> {
+        let number = *self.homes.get(&id)?;
+        self.numbered(number)
+    }
+
+    pub(super) fn numbered(&mut self, number: u32) -> Option<&mut Controlled> {
+        self.pools.iter_mut().find(|pool| pool.number == number)
+    }
+
+    fn fire_timers(&mut self) {
+        let now = self.now();
+        while let Some((at, timer)) = self.timers.take_due(now) {
+            match timer {
+                Timer::Check(id) => self.check_due(id),
+                Timer::Health(id) => {
+                    let wake = self.home(id).and_then(|p| p.keeper.node(id)?.health.wake());
+                    if wake.is_some_and(|wake| wake <= now) {
+                        self.note(id, Event::Timer);
+                    }
+                }
+                Timer::Pool(number) => {
+                    let Some(pool) = self.numbered(number) else { continue };
+                    if pool.keeper.pool_wake().is_some_and(|wake| wake <= now) {
+                        pool.keeper.role_event(RoleEvent::Timer, now);
+                        pool.is_dirty = true;
+                    }
+                }
+                // Whoever is dirty is published when it is time.
+                Timer::Publish(_) => {}
+                Timer::Report(number) => self.report_due(number),
+                Timer::Save => {
+                    self.is_unsaved |=
+                        self.state_file.as_ref().is_some_and(|f| f.is_old(now, SAVE_EVERY));
+                    self.timers.set(now + SAVE_EVERY, Timer::Save);
+                }
+                Timer::Beat => self.beat(at, now),
+            }
+        }
+    }
+
+    /// Acts on what follows for every pool in which something has changed.
+    pub(super) async fn settle_all(&mut self) {
+        for index in 0..self.pools.len() {
+            let at = self.now();
+            let pool = &mut self.pools[index];
+            if !pool.is_dirty && pool.keeper.told.is_empty() {
+                continue;
+            }
+            let is_standby = pool.keeper.role.is_some();
+            let may_wait = !is_standby && pool.publish_at() > at;
+            if may_wait {
+                let (number, at) = (pool.number, pool.publish_at());
+                self.timers.set(at, Timer::Publish(number));
+                continue;
+            }
+            pool.keeper.settle(at);
+            self.follow(index).await;
+            let clock = self.clock;
+            let pool = &mut self.pools[index];
+            if pool.is_dirty {
+                pool.publish(|| clock.exact());
+                self.is_unsaved = true;
+            }
+            let (number, wake) = (pool.number, pool.keeper.pool_wake());
+            wake.into_iter().for_each(|at| self.timers.set(at, Timer::Pool(number)));
+            self.probe_trials(index);
+        }
+    }
+
+    /// Tells an event: keeps it, feeds it to who follows, and logs it.
+    pub(super) fn tell(&self, news: News) {
+        let event = self.events.tell(news, wall());
+        log(&event);
+    }
+
+    /// What is to survive.
+    pub(super) fn saved(&self) -> Saved {
+        let now = (self.now(), unix_ms());
+        let mut saved = Saved::new(now.1);
+        for pool in &self.pools {
+            saved.pools.insert(pool.name().to_string(), pool.keeper.save(now));
+        }
+        saved
+    }
+
+    /// Keeps what survives in another file from now on.
+    pub(super) fn keep_state_in(&mut self, path: Option<PathBuf>) {
+        self.state_file = path.map(StateFile::new);
+        self.is_unsaved = true;
+        self.timers.set(self.clock.exact() + SAVE_EVERY, Timer::Save);
+    }
+
+    /// Something has changed that is to survive.
+    pub(super) fn unsaved(&mut self) {
+        self.is_unsaved = true;
+    }
+
+    fn save_soon(&mut self) {
+        let now = self.now();
+        let Some(file) = &self.state_file else { return };
+        if !self.is_unsaved || !file.may_write(now, SAVE_AFTER) {
+            if self.is_unsaved {
+                self.timers.set(now + SAVE_AFTER, Timer::Save);
+            }
+            return;
+        }
+        let saved = self.saved();
+        if let Some(file) = &mut self.state_file {
+            file.write(saved, now);
+            self.is_unsaved = false;
+        }
+    }
+}
+
+/// An event in the log: what happened first, then why.
+fn log(event: &Told) {
+    let Told { kind, cause, evidence, more, .. } = event;
+    let (pool, backend) = (event.pool.as_deref(), event.backend.as_deref());
+    let is_bad = match (kind, more) {
+        (Kind::Evicted | Kind::Takeover | Kind::ReloadFailed, _) => true,
+        (Kind::Recovery, More::Recovery { result, .. }) => {
+            !matches!(*result, "success" | "repaired")
+        }
+        _ => false,
+    };
+    let kind = kind.as_str();
+    if is_bad {
+        warn!(pool, backend, %cause, %evidence, %more, "{kind}");
+    } else {
+        info!(pool, backend, %cause, %evidence, %more, "{kind}");
+    }
+}
+
+/// The time of the wall clock: for people, and for what outlives the process.
+#[expect(clippy::disallowed_methods, reason = "shown to people, and compared across restarts only")]
+pub(super) fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+/// The same in milliseconds since the Unix epoch.
+pub(super) fn unix_ms() -> u64 {
+    let since = wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The word for what an operator has done.
+pub(super) fn operator_kind(operator: Operator) -> Kind {
+    match operator {
+        Operator::Enabled => Kind::Enabled,
+        Operator::Draining => Kind::Draining,
+        Operator::Disabled => Kind::Disabled,
+    }
+}
+
+/// News without more.
+pub(super) fn news(kind: Kind, pool: &Arc<str>, backend: Option<Arc<str>>) -> News {
+    News {
+        kind,
+        pool: Some(Arc::clone(pool)),
+        backend,
+        cause: "operator".into(),
+        evidence: "operator".into(),
+        more: More::Nothing {},
+    }
+}

@@ -1,0 +1,334 @@
+//! What may be asked of the control plane, by the admin endpoint and by embedders.
+//!
+//! A [`Handle`] sends a request to the controller, the only writer, and waits for the answer. What
+//! comes back are plain values whose JSON is that of the API.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use serde::Serialize;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+use super::event::Events;
+use crate::config::model::Config;
+use crate::config::{Changes, Problem};
+use crate::health::Saved;
+
+/// Requests that may wait for the controller; further ones wait to be sent.
+const WAITING: usize = 64;
+
+/// Why a request was not done.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Error {
+    /// There is no such thing (404).
+    #[error("{0}")]
+    Unknown(String),
+    /// Not possible now (409).
+    #[error("{0}")]
+    NotNow(String),
+    /// The file has problems, and nothing has changed (422).
+    #[error("the configuration is not valid; nothing has changed")]
+    Problems(Vec<Problem>),
+    /// The control plane has ended (503).
+    #[error("this process is about to end")]
+    Gone,
+}
+
+/// What the instance is and has.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The version of the program.
+    pub version: &'static str,
+    /// Seconds since the start.
+    pub uptime_seconds: u64,
+    /// A hash of the configuration in force.
+    pub config_hash: String,
+    /// In the order of the configuration.
+    pub listeners: Vec<ListenerStatus>,
+    /// In the order of the configuration.
+    pub pools: Vec<PoolStatus>,
+}
+
+/// A listener.
+#[derive(Clone, Debug, Serialize)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it is bound, ports chosen by the kernel filled in.
+    pub addresses: Vec<String>,
+    /// Open connections.
+    pub connections_active: u64,
+    /// Connections accepted so far.
+    pub connections_total: u64,
+}
+
+/// A pool.
+#[derive(Clone, Debug, Serialize)]
+pub struct PoolStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its strategy.
+    pub strategy: &'static str,
+    /// Who is active, in a hot standby.
+    pub active: Option<Arc<str>>,
+    /// In the order of the configuration.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// A backend.
+#[derive(Clone, Debug, Serialize)]
+pub struct BackendStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it is.
+    pub address: String,
+    /// Its state: one word.
+    pub state: &'static str,
+    /// Whether new connections may go to it.
+    pub usable: bool,
+    /// Whether it is a candidate for the next connection.
+    pub in_rotation: bool,
+    /// When the state began.
+    #[serde(serialize_with = "super::event::rfc3339")]
+    pub since: SystemTime,
+    /// Why it is so.
+    pub reason: String,
+    /// Its weight in force.
+    pub weight: u32,
+    /// Its priority.
+    pub priority: u32,
+    /// Open connections.
+    pub connections_active: u64,
+    /// Connections so far.
+    pub connections_total: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Bytes from the backend.
+    pub bytes_out: u64,
+}
+
+/// An operator's word about a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// No new connections; open ones go on.
+    Drain,
+    /// Back in use.
+    Enable,
+    /// No new connections, no checks, open ones closed.
+    Disable,
+    /// Another weight.
+    Weight(u32),
+    /// Close its open connections: all, or those idle for so long.
+    Kill {
+        /// How long.
+        idle: Option<Duration>,
+    },
+}
+
+/// An open connection.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConnectionStatus {
+    /// Its number within the process.
+    pub id: u64,
+    /// Its listener.
+    pub listener: Arc<str>,
+    /// The client; absent over a unix socket.
+    pub source: Option<String>,
+    /// The pool it was routed to, once it was.
+    pub pool: Option<Arc<str>>,
+    /// The backend it is connected to, once it is.
+    pub backend: Option<Arc<str>>,
+    /// Since it was accepted.
+    pub age_ms: u64,
+    /// Since a byte last moved.
+    pub idle_ms: u64,
+    /// Bytes from the client.
+    pub bytes_in: u64,
+    /// Bytes from the backend.
+    pub bytes_out: u64,
+}
+
+/// Which connections; what is absent says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of this pool.
+    pub pool: Option<String>,
+    /// Of this backend.
+    pub backend: Option<String>,
+    /// From this address.
+    pub source: Option<std::net::IpAddr>,
+}
+
+/// A question what would be chosen now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explain {
+    /// The listener.
+    pub listener: String,
+    /// The client's address.
+    pub source: std::net::IpAddr,
+    /// The name it would ask for, over TLS.
+    pub sni: Option<String>,
+}
+
+/// What would be chosen now, and why.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// The listener.
+    pub listener: Arc<str>,
+    /// The route, by its place in the list from 0; absent: none matches.
+    pub route: Option<usize>,
+    /// The pool it leads to.
+    pub pool: Option<Arc<str>>,
+    /// Its backends.
+    pub candidates: Vec<ExplainedCandidate>,
+    /// Who would get the connection.
+    pub pick: Option<Arc<str>>,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// A backend in an explanation.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExplainedCandidate {
+    /// Its name.
+    pub backend: Arc<str>,
+    /// Whether it could get the connection.
+    pub usable: bool,
+    /// Why, or why not.
+    pub reason: String,
+}
+
+/// One request to the controller, with where the answer goes.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Pool(String, Reply<PoolStatus>),
+    Operate {
+        pool: String,
+        backend: String,
+        operation: Operation,
+        reply: Reply<BackendStatus>,
+    },
+    Failover {
+        pool: String,
+        to: Option<String>,
+        reply: Reply<PoolStatus>,
+    },
+    Connections(Filter, Reply<Vec<ConnectionStatus>>),
+    Reload(Reply<Changes>),
+    /// What is to survive.
+    Saved(Reply<Saved>),
+    /// The names of pools that have no backend in rotation.
+    Unready(Reply<Vec<Arc<str>>>),
+}
+
+/// Where an answer goes.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// A way to the controller. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+    events: Events,
+    config: Arc<ArcSwap<Config>>,
+}
+
+impl Handle {
+    /// A handle, and where the controller receives what it is asked.
+    pub(crate) fn new(
+        events: Events,
+        config: Arc<ArcSwap<Config>>,
+    ) -> (Self, mpsc::Receiver<Request>) {
+        let (requests, inbox) = mpsc::channel(WAITING);
+        (Self { requests, events, config }, inbox)
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).await.map_err(|_| Error::Gone)?;
+        answer.await.map_err(|_| Error::Gone)?
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    /// The events of the process.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// One pool.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unknown`] without such a pool, [`Error::Gone`].
+    pub async fn pool(&self, pool: String) -> Result<PoolStatus, Error> {
+        self.ask(|reply| Request::Pool(pool, reply)).await
+    }
+
+    /// Carries out an operator's word about a backend; the new state.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unknown`] without such a pool or backend, [`Error::Gone`].
+    pub async fn operate(
+        &self,
+        pool: String,
+        backend: String,
+        operation: Operation,
+    ) -> Result<BackendStatus, Error> {
+        self.ask(|reply| Request::Operate { pool, backend, operation, reply }).await
+    }
+
+    /// Moves the active role of a hot-standby pool: to `to`, or to the next usable one in order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unknown`] without such a pool or backend, [`Error::NotNow`] where the pool is no hot
+    /// standby or the target cannot have the role, [`Error::Gone`].
+    pub async fn failover(&self, pool: String, to: Option<String>) -> Result<PoolStatus, Error> {
+        self.ask(|reply| Request::Failover { pool, to, reply }).await
+    }
+
+    /// Open connections.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`].
+    pub async fn connections(&self, filter: Filter) -> Result<Vec<ConnectionStatus>, Error> {
+        self.ask(|reply| Request::Connections(filter, reply)).await
+    }
+
+    /// Reads the configuration again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Problems`], [`Error::NotNow`] where there is no file to read or an address cannot be
+    /// bound, [`Error::Gone`].
+    pub async fn reload(&self) -> Result<Changes, Error> {
+        self.ask(Request::Reload).await
+    }
+
+    /// All that another process needs to go on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`].
+    pub(crate) async fn saved(&self) -> Result<Saved, Error> {
+        self.ask(Request::Saved).await
+    }
+
+    /// The names of the pools that have no backend in rotation.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`].
+    pub async fn unready(&self) -> Result<Vec<Arc<str>>, Error> {
+        self.ask(Request::Unready).await
+    }
+}
