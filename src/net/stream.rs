@@ -279,11 +279,8 @@ impl Stream {
             Socket::Tokio(fd, _) => (fd.into_inner(), false),
             Socket::Gone => return Err(io::ErrorKind::NotConnected.into()),
         };
-        let done = if is_known {
-            reactor.modify(&fd, about, news)
-        } else {
-            reactor.add(&fd, about, news)
-        };
+        let done =
+            if is_known { reactor.modify(&fd, about, news) } else { reactor.add(&fd, about, news) };
         self.socket = Socket::Unregistered(fd);
         done
     }
