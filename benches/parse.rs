@@ -35,7 +35,7 @@ fn parse(c: &mut Criterion) {
     for strategy in ["round_robin", "source_hash"] {
         let config = load(&text(strategy), &|_| None, &registry).expect("the text is valid");
         c.bench_function(&format!("snapshot/10000 backends, {strategy}"), |b| {
-            b.iter(|| black_box(Snapshot::new(black_box(&config))).is_ok());
+            b.iter(|| black_box(Snapshot::new(black_box(&config), None)).is_ok());
         });
     }
 }

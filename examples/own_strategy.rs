@@ -56,7 +56,7 @@ pools:
     };
     match Server::start(&config, &registry) {
         Ok(server) => {
-            let is_told = signals.serve(server, config.runtime.shutdown_grace);
+            let is_told = signals.serve(server);
             if is_told { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {

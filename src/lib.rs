@@ -23,7 +23,8 @@
 //!
 //! `proxy/connection.rs` is the life of a connection in one straight line; each of its lines is a
 //! module. `balance/mod.rs` says what a strategy is, `config/model.rs` what can be configured,
-//! `health/mod.rs` what is known of a backend, `failover/mod.rs` who is active.
+//! `health/mod.rs` what is known of a backend, `failover/mod.rs` who is active, `probe/mod.rs` how it is
+//! checked, `control/recovery.rs` how it is repaired.
 
 pub mod balance;
 pub mod cli;

@@ -1,12 +1,13 @@
 //! The program's own log: one line an event on standard error.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::config::model::{Log, LogFormat, LogLevel};
 
@@ -23,13 +24,7 @@ pub fn start(log: &Log) -> WorkerGuard {
         .buffered_lines_limit(HELD_LINES)
         .thread_name("log")
         .finish(std::io::stderr());
-    let level = match log.level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
+    let (level, handle) = reload::Layer::new(filter(log.level));
     let registry = tracing_subscriber::registry().with(level);
     let started = match log.format {
         LogFormat::Text => {
@@ -43,7 +38,30 @@ pub fn start(log: &Log) -> WorkerGuard {
             registry.with(lines.with_target(false).with_current_span(false)).try_init()
         }
     };
-    // Somebody else logs already, and goes on doing so.
-    drop(started);
+    // Somebody else may log already, and goes on doing so.
+    if started.is_ok() {
+        let _ = LEVEL.set(handle);
+    }
     guard
+}
+
+/// The level of the log that was started here: it is one for the process, as the log is.
+static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
+
+/// Sets another level. Does nothing where somebody else logs.
+pub fn set_level(level: LogLevel) {
+    if let Some(handle) = LEVEL.get() {
+        // It fails only once nobody logs any more.
+        let _ = handle.reload(filter(level));
+    }
+}
+
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
 }

@@ -18,7 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("log", &["config"]),
     ("control", &["balance", "config", "failover", "health", "log", "net", "probe", "state"]),
     ("proxy", &["balance", "config::model", "health", "net", "state"]),
-    ("process", &["balance", "config", "control", "net", "proxy", "state"]),
+    ("process", &["balance", "config", "control", "health", "log", "net", "proxy", "state"]),
     ("cli", &["balance", "config", "log", "process"]),
 ];
 

@@ -14,6 +14,7 @@ use super::run::serve;
 use super::{FAILED, complain, print};
 use crate::balance::Registry;
 use crate::config::one_shot;
+use crate::process::Source;
 
 /// Where the demo listens.
 const LISTEN: &str = "127.0.0.1:9501";
@@ -34,7 +35,8 @@ pub(super) fn run(registry: &Registry) -> Result<(), u8> {
             problems.iter().for_each(|problem| complain(&format!("tidegate: {problem}")));
             FAILED
         })?;
-    serve(&config, registry, || introduce(&addresses))
+    let source = Source { path: None, registry: registry.clone() };
+    serve(&config, source, || introduce(&addresses))
 }
 
 /// Says what is there and what to try.

@@ -4,14 +4,15 @@ mod check;
 mod demo;
 mod run;
 
-use std::io::{ErrorKind, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::balance::Registry;
 use crate::config::{self, model::Config};
+use crate::process::{LoadError, Source};
 
 /// A command that failed while it ran, or that a running instance refused.
 const FAILED: u8 = 1;
@@ -89,12 +90,15 @@ impl ConfigFile {
     /// Reads and validates the file. Problems are printed, each with its place.
     fn load(&self, registry: &Registry) -> Result<(PathBuf, Config), u8> {
         let path = self.find()?;
-        let bytes = read(&path)?;
-        let env = |name: &str| std::env::var(name).ok();
-        match config::load_bytes(&bytes, &env, registry) {
+        let source = Source { path: Some(path.clone()), registry: registry.clone() };
+        match source.load() {
             Ok(config) => Ok((path, config)),
-            Err(problems) => {
+            Err(LoadError::Problems(problems)) => {
                 complain(config::render(&path.display().to_string(), &problems).trim_end());
+                Err(WRONG)
+            }
+            Err(error) => {
+                complain(&format!("tidegate: {error}"));
                 Err(WRONG)
             }
         }
@@ -113,19 +117,5 @@ impl ConfigFile {
             ));
             WRONG
         })
-    }
-}
-
-/// Reads a file that is no larger than a configuration may be.
-fn read(path: &Path) -> Result<Vec<u8>, u8> {
-    let mut bytes = Vec::new();
-    let read = std::fs::File::open(path)
-        .and_then(|file| file.take(config::MAX_BYTES as u64 + 1).read_to_end(&mut bytes));
-    match read {
-        Ok(_) => Ok(bytes),
-        Err(e) => {
-            complain(&format!("tidegate: cannot read {}: {e}", path.display()));
-            Err(WRONG)
-        }
     }
 }

@@ -4,7 +4,7 @@ use super::{ConfigFile, FAILED, WRONG, complain};
 use crate::balance::Registry;
 use crate::config::model::Config;
 use crate::config::one_shot;
-use crate::process::{Server, Signals};
+use crate::process::{Inheritance, Server, Signals, Source};
 
 /// What `run` takes.
 #[derive(Debug, clap::Args)]
@@ -23,12 +23,13 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, registry: &Registry) -> Result<(), u8> {
-    let config = if arguments.listen.is_empty() {
-        arguments.file.load(registry)?.1
+    let (path, config) = if arguments.listen.is_empty() {
+        let (path, config) = arguments.file.load(registry)?;
+        (Some(path), config)
     } else {
-        from_arguments(arguments, registry)?
+        (None, from_arguments(arguments, registry)?)
     };
-    serve(&config, registry, || ())
+    serve(&config, Source { path, registry: registry.clone() }, || ())
 }
 
 fn from_arguments(arguments: &Arguments, registry: &Registry) -> Result<Config, u8> {
@@ -44,20 +45,20 @@ fn from_arguments(arguments: &Arguments, registry: &Registry) -> Result<Config, 
 }
 
 /// Serves until told to stop; `started` is called once connections are served.
-pub(super) fn serve(
-    config: &Config,
-    registry: &Registry,
-    started: impl FnOnce(),
-) -> Result<(), u8> {
+pub(super) fn serve(config: &Config, source: Source, started: impl FnOnce()) -> Result<(), u8> {
     let _log = crate::log::start(&config.log);
     let signals = Signals::take_over().map_err(|error| {
         tracing::error!(%error, "cannot wait for signals");
         FAILED
     })?;
-    let server = Server::start(config, registry).map_err(|error| {
+    let inheritance = Inheritance::find().map_err(|error| {
+        tracing::error!(%error, "cannot take over from the old process");
+        FAILED
+    })?;
+    let server = Server::start_from(config, source, inheritance).map_err(|error| {
         tracing::error!("{error}");
         FAILED
     })?;
     started();
-    if signals.serve(server, config.runtime.shutdown_grace) { Ok(()) } else { Err(FAILED) }
+    if signals.serve(server) { Ok(()) } else { Err(FAILED) }
 }

@@ -55,7 +55,19 @@ pub(super) fn check(node: &Node<'_>, shape: &Shape, path: &Path<'_>, to: &mut Pr
             check_choice(node, branches, path, to)
         }
         (Shape::Any(shapes), _) => check_any(node, shapes, path, to),
+        (Shape::List { item, .. }, Kind::Scalar(text)) if item.is_leaf() => {
+            mismatch(shape, (node, path), &as_list(text), to)
+        }
         _ => mismatch(shape, (node, path), "", to),
+    }
+}
+
+/// How a text is written where a list is expected.
+fn as_list(text: &str) -> String {
+    let words: Vec<String> = text.split_whitespace().map(show).collect();
+    match words.as_slice() {
+        [] => String::new(),
+        words => format!("did you mean [{}]?", words.join(", ")),
     }
 }
 

@@ -72,6 +72,7 @@ pub const FORMS: &[Form] = &[
     Form::of::<BindAddress>(),
     Form::of::<Ip>(),
     Form::of::<FilePath>(),
+    Form::of::<Plain>(),
     Form::of::<Filled>(),
     Form::of::<ProbeArgument>(),
     Form::of::<ActionArgument>(),
@@ -259,14 +260,32 @@ impl Text for FilePath {
     }
 }
 
+/// Any text.
+pub struct Plain;
+
+impl Text for Plain {
+    type Value = String;
+    const NAME: &'static str = "text";
+    const EXPECTED: &'static str = "text";
+    const PATTERN: &'static str = "";
+
+    fn parse(text: &str) -> Result<String, String> {
+        Ok(text.to_owned())
+    }
+
+    fn print(value: &String) -> String {
+        value.clone()
+    }
+}
+
 /// Text of at least one character.
 pub struct Filled;
 
 impl Text for Filled {
     type Value = String;
-    const NAME: &'static str = "text";
+    const NAME: &'static str = "non-empty text";
     const EXPECTED: &'static str = "text that is not empty";
-    const PATTERN: &'static str = "[^]";
+    const PATTERN: &'static str = r"[\s\S]";
 
     fn parse(text: &str) -> Result<String, String> {
         if text.is_empty() { Err(String::new()) } else { Ok(text.to_owned()) }
@@ -282,7 +301,7 @@ pub struct ProbeArgument;
 
 impl Text for ProbeArgument {
     type Value = String;
-    const NAME: &'static str = "probe-argument";
+    const NAME: &'static str = "argument of a probe";
     const EXPECTED: &'static str =
         "an argument, in which {pool}, {backend}, {host}, {port} are known";
     const PATTERN: &'static str = ARGUMENT;
@@ -301,7 +320,7 @@ pub struct ActionArgument;
 
 impl Text for ActionArgument {
     type Value = String;
-    const NAME: &'static str = "action-argument";
+    const NAME: &'static str = "argument of an action";
     const EXPECTED: &'static str =
         "an argument, in which {pool}, {backend}, {host}, {port}, {event}, {cause} are known";
     const PATTERN: &'static str = ARGUMENT;

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::Strategy;
 
-use super::tests::{GOOD, env, registry};
+use super::tests::{FULL, GOOD, env, registry};
 use super::*;
 
 /// Loads, and checks what is promised of every outcome.
@@ -50,6 +50,28 @@ fn tokens() -> impl Strategy<Value = String> {
         "weight:",
         "idle:",
         "source:",
+        "health_check:",
+        "probe:",
+        "http:",
+        "exec:",
+        "command:",
+        "interval:",
+        "fast_interval:",
+        "expect_status:",
+        "recovery:",
+        "on_evict:",
+        "on_takeover:",
+        "webhook:",
+        "url:",
+        "before_traffic:",
+        "failover:",
+        "backup:",
+        "priority:",
+        "{backend}",
+        "{{",
+        "http://x/",
+        "200-299",
+        "hot_standby",
         "web:",
         "app:",
         " ",
@@ -116,8 +138,23 @@ fn value() -> impl Strategy<Value = serde_json::Value> {
         any::<bool>().prop_map(Into::into),
         any::<i64>().prop_map(Into::into),
         any::<f64>().prop_map(Into::into),
-        prop::sample::select(vec!["off", "5s", "app", "127.0.0.1:0", "unix:/a", "random", "", "1"])
-            .prop_map(Into::into),
+        prop::sample::select(vec![
+            "off",
+            "5s",
+            "app",
+            "127.0.0.1:0",
+            "unix:/a",
+            "random",
+            "",
+            "1",
+            "{",
+            "{pool}",
+            "http://a",
+            "2xx",
+            "tls",
+            "/"
+        ])
+        .prop_map(Into::into),
         "\\PC{0,8}".prop_map(Into::into),
     ];
     let key = prop::sample::select(vec![
@@ -143,6 +180,26 @@ fn value() -> impl Strategy<Value = serde_json::Value> {
         "source_hash",
         "prefix_v4",
         "max_connections",
+        "state_file",
+        "health_check",
+        "outlier_detection",
+        "probe",
+        "http",
+        "exec",
+        "send_expect",
+        "command",
+        "fast_interval",
+        "base_ejection",
+        "recovery",
+        "on_takeover",
+        "before_traffic",
+        "webhook",
+        "url",
+        "failover",
+        "demotion",
+        "backup",
+        "priority",
+        "health_port",
     ]);
     leaf.prop_recursive(6, 60, 6, move |inner| {
         prop_oneof![
@@ -195,6 +252,16 @@ proptest! {
         let mut bytes = GOOD.as_bytes().to_vec();
         bytes[at] = byte;
         loads(&bytes);
+    }
+
+    #[test]
+    fn a_valid_file_of_every_key_with_a_piece_replaced_is_answered(
+        from in 0..FULL.len(),
+        length in 0..40_usize,
+        piece in tokens(),
+    ) {
+        let to = (from + length).min(FULL.len());
+        loads(format!("{}{piece}{}", &FULL[..from], &FULL[to..]).as_bytes());
     }
 
     #[test]

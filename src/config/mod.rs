@@ -6,6 +6,7 @@
 //! keys) → values by serde. Every problem of a file is found in one go; each has its place.
 
 mod check;
+mod diff;
 mod expand;
 pub mod form;
 mod merge;
@@ -27,6 +28,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashSet;
 
+pub use diff::{Changes, Names};
 pub use problem::{Problem, render};
 pub use read::{MAX_BYTES, MAX_DEPTH, MAX_NODES};
 pub use reference::reference;

@@ -295,7 +295,8 @@ pub struct Pool {
     /// How work moves between priorities and standbys.
     #[serde(default)]
     pub failover: Failover,
-    /// What is run when a state changes.
+    /// What is run when checks or passive detection have changed a state; nothing at start-up or on
+    /// an operator's word.
     #[serde(default)]
     pub recovery: Recovery,
 }

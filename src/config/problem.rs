@@ -19,7 +19,7 @@ const LONGEST: usize = 1_000;
 /// One thing that is wrong with a configuration.
 ///
 /// Displayed as `LINE:COLUMN: KEY.PATH: message`; what does not apply is left out.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[derive(serde::Serialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub struct Problem {
     /// Line, counted from 1; 0 when it is not from a file.
     pub line: usize,

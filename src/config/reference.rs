@@ -67,14 +67,30 @@ fn section(page: &mut String, title: &str, path: &str, section: &Section) {
         let _ = write!(page, "{}\n\n", prose(&section.doc));
     }
     table(page, &section.keys);
-    for key in &section.keys {
+    let mut told: Vec<(String, Vec<String>)> = Vec::new();
+    // Everything in `defaults` is described where it belongs.
+    for key in section.keys.iter().filter(|key| key.name != "defaults") {
         let path = if path.is_empty() { key.name.clone() } else { format!("{path}.{}", key.name) };
-        // Everything in there is described where it belongs.
-        if key.name != "defaults" {
-            below(page, &path, &key.shape, &key.doc);
+        let mut text = String::new();
+        below(&mut text, PATH, &key.shape, &key.doc);
+        match told.iter_mut().find(|(one, _)| *one == text) {
+            Some((_, paths)) => paths.push(path),
+            None => told.push((text, vec![path])),
+        }
+    }
+    for (text, paths) in told.iter().filter(|(text, _)| !text.is_empty()) {
+        page.push_str(&text.replace(PATH, &paths[0]));
+        if let [first, others @ ..] = paths.as_slice()
+            && !others.is_empty()
+        {
+            let others: Vec<String> = others.iter().map(|path| format!("`{path}`")).collect();
+            let _ = write!(page, "\nWhat is said of `{first}` holds for {}.\n", and(&others));
         }
     }
 }
+
+/// Stands for a path that is not known yet.
+const PATH: &str = "\u{0}";
 
 /// The sections that a value has within.
 fn below(page: &mut String, path: &str, shape: &Shape, doc: &str) {
@@ -94,7 +110,10 @@ fn below(page: &mut String, path: &str, shape: &Shape, doc: &str) {
 
 /// What there is to choose, and the options of each.
 fn choice(page: &mut String, path: &str, branches: &[Branch], doc: &str) {
-    let _ = write!(page, "\n## `{path}`\n\n{}\n\n", prose(doc));
+    let _ = write!(page, "\n## `{path}`\n\n");
+    if !doc.is_empty() {
+        let _ = write!(page, "{}\n\n", prose(doc));
+    }
     page.push_str("| choice | meaning |\n| --- | --- |\n");
     for branch in branches {
         let _ = writeln!(page, "| `{}` | {} |", branch.name, cell(&prose(&branch.doc)));
@@ -160,10 +179,19 @@ fn form(shape: &Shape) -> String {
 
 /// `a, b or c`.
 fn listed(words: &[String]) -> String {
+    joined(words, "or")
+}
+
+/// `a, b and c`.
+fn and(words: &[String]) -> String {
+    joined(words, "and")
+}
+
+fn joined(words: &[String], word: &str) -> String {
     match words {
         [] => String::new(),
         [one] => one.clone(),
-        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+        [first @ .., last] => format!("{} {word} {last}", first.join(", ")),
     }
 }
 
@@ -175,6 +203,7 @@ fn default(key: &Key) -> String {
         return format!("that of `{from}`");
     }
     match &key.default {
+        Some(Value::String(text)) if text.is_empty() => "none".to_owned(),
         Some(Value::String(text)) => format!("`{text}`"),
         Some(Value::Null) => "none".to_owned(),
         Some(Value::Array(items)) if items.is_empty() => "none".to_owned(),

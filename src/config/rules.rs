@@ -3,6 +3,8 @@
 //! Rules look at the tree and not at values, so that they are told together with everything else
 //! that is wrong. What cannot be read is passed over: it is reported already.
 
+mod health;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -28,6 +30,7 @@ pub(super) fn check_rules(root: &Node<'_>, registry: &Registry, problems: &mut P
         let path = all.key(&pool.key);
         check_options(&pool.value, registry, &path, problems);
         check_pool(&pool.value, &path, problems);
+        health::check(&pool.value, &path, problems);
         check_sources(&pool.value, &path.key("connect").key("source"), problems);
     }
     for listener in listeners.iter().filter(|listener| !listener.is_double) {

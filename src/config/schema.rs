@@ -299,6 +299,6 @@ mod tests {
     fn keys_stand_in_the_order_of_the_contract() {
         let schema = schema(&Registry::default());
         let keys: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["runtime", "log", "defaults", "listeners", "pools"]);
+        assert_eq!(keys, ["state_file", "runtime", "log", "defaults", "listeners", "pools"]);
     }
 }

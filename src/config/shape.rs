@@ -264,9 +264,17 @@ fn words(object: &Map<String, Value>) -> Option<Vec<Word>> {
 fn choice(branches: &[Value]) -> Shape {
     let mut all_words = Vec::new();
     let mut choices: Vec<Branch> = Vec::new();
+    let mut add = |branch: Branch| match choices.iter_mut().find(|one| one.name == branch.name) {
+        Some(word) if word.options.is_none() => *word = branch,
+        Some(_) => {}
+        None => choices.push(branch),
+    };
     let mut has_options = false;
     for object in branches.iter().filter_map(Value::as_object) {
         if let Some(words) = words(object) {
+            for Word { name, doc, .. } in &words {
+                add(Branch { name: name.clone(), doc: doc.clone(), options: None });
+            }
             all_words.extend(words);
             continue;
         }
@@ -274,16 +282,11 @@ fn choice(branches: &[Value]) -> Shape {
         for (name, options) in properties.into_iter().flatten() {
             has_options = true;
             let doc = string(object, "description");
-            choices.push(Branch { name: name.clone(), doc, options: Some(Shape::of(options)) });
+            add(Branch { name: name.clone(), doc, options: Some(Shape::of(options)) });
         }
     }
     if !has_options && !branches.is_empty() {
         return Shape::Words(all_words);
-    }
-    for Word { name, doc, .. } in all_words {
-        if !choices.iter().any(|branch| branch.name == name) {
-            choices.push(Branch { name, doc, options: None });
-        }
     }
     Shape::Choice(choices)
 }

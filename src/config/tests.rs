@@ -54,6 +54,9 @@ pools:
       - unix:/run/app.sock
 ";
 
+/// A file with every key that there is.
+pub(super) const FULL: &str = include_str!("../../tests/data/config/valid/every-key.yaml");
+
 fn tcp(text: &str) -> Address {
     Address::Tcp(text.parse().unwrap())
 }
@@ -102,6 +105,108 @@ fn absent_keys_have_the_defaults_of_the_contract() {
     assert_eq!(pool.connect.hedge, Some(Duration::from_millis(250)));
     assert_eq!(pool.connect.source, Vec::<IpAddr>::new());
     assert_eq!(pool.backends[0].weight, 1);
+    assert_eq!(config.state_file, None);
+    assert_eq!(pool.backends[0].priority, 0);
+    assert!(!pool.backends[0].disabled);
+    assert_eq!(pool.health_check, None);
+    assert_eq!(pool.outlier_detection, Some(model::OutlierDetection::default()));
+    assert_eq!(pool.evicted_connections, model::EvictedConnections::Keep);
+    assert_eq!((pool.slow_start, pool.panic_threshold), (None, 0));
+    assert_eq!(pool.recovery, model::Recovery::default());
+}
+
+/// The only pool of a file: the good one with other lines at its end.
+fn pool_with(lines: &str) -> model::Pool {
+    config(&format!("{GOOD}{lines}")).pools["app"].clone()
+}
+
+#[test]
+fn a_check_of_a_few_words_has_the_defaults_of_the_contract() {
+    let check = pool_with("    health_check: {}\n").health_check.unwrap();
+    assert_eq!(check, model::HealthCheck::default());
+    assert_eq!(check.probe, model::Probe::Tcp);
+    assert_eq!((check.rise, check.fall, check.jitter, check.port), (2, 3, 20, None));
+    let millis = Duration::from_millis;
+    assert_eq!((check.interval, check.timeout), (millis(2_000), millis(1_000)));
+    assert_eq!(check.fast_interval, millis(500));
+    let check = pool_with("    health_check: { interval: 200ms, timeout: 1h }\n").health_check;
+    assert_eq!(check.unwrap().fast_interval, millis(200), "never longer than the interval");
+    let check = pool_with("    health_check: { probe: http }\n").health_check.unwrap();
+    let http = model::HttpProbe {
+        path: "/".to_owned(),
+        host: None,
+        method: "GET".to_owned(),
+        expect_status: vec![model::StatusRange { first: 200, last: 299 }],
+        expect_body: None,
+    };
+    assert_eq!(check.probe, model::Probe::Http(http));
+    let check = pool_with("    health_check: { probe: { tls: { server_name: a } } }\n");
+    let tls = model::TlsProbe { server_name: Some("a".to_owned()), verify: true };
+    assert_eq!(check.health_check.unwrap().probe, model::Probe::Tls(tls));
+}
+
+#[test]
+fn checks_of_the_defaults_can_be_turned_off() {
+    let text = format!("defaults: {{ pool: {{ health_check: {{ rise: 9 }} }} }}\n{GOOD}");
+    assert_eq!(config(&text).pools["app"].health_check.as_ref().unwrap().rise, 9);
+    assert_eq!(config(&format!("{text}    health_check: off\n")).pools["app"].health_check, None);
+    assert_eq!(pool_with("    outlier_detection: off\n").outlier_detection, None);
+}
+
+#[test]
+fn backup_is_a_word_for_a_priority() {
+    let priority = |keys: &str| {
+        let backend = format!("{{ address: 10.0.0.11:9501, {keys} }}");
+        let text = GOOD.replacen("- 10.0.0.11:9501", &format!("- {backend}"), 1);
+        config(&text).pools["app"].backends[0].priority
+    };
+    assert_eq!(priority("backup: true"), 1);
+    assert_eq!(priority("backup: \"yes\""), 1);
+    assert_eq!(priority("backup: false"), 0);
+    assert_eq!(priority("priority: 7"), 7);
+}
+
+#[test]
+fn what_follows_a_failover_depends_on_the_strategy() {
+    use model::{DemotionConnections, Failback};
+    let in_force = |strategy: &str, lines: &str| {
+        let text = GOOD.replace("{ source_hash: { prefix_v4: 24 } }", strategy) + lines;
+        let pool = config(&text).pools["app"].clone();
+        (pool.failover.failback(&pool.strategy), pool.failover.demoted_connections(&pool.strategy))
+    };
+    let (auto, manual) = (Failback::Auto, Failback::Manual);
+    let (keep, close) = (DemotionConnections::Keep, DemotionConnections::Close);
+    assert_eq!(in_force("hot_standby", ""), (manual, close));
+    assert_eq!(in_force("random", ""), (auto, keep));
+    assert_eq!(in_force("hot_standby", "    failover: { failback: auto }\n"), (auto, close));
+    let demotion = "    failover: { failback: manual, demotion: { connections: keep } }\n";
+    assert_eq!(in_force("hot_standby", demotion), (manual, keep));
+    assert_eq!(in_force("random", demotion), (manual, keep));
+}
+
+#[test]
+fn an_action_of_a_few_words_has_the_defaults_of_the_contract() {
+    let pool = pool_with(
+        "    recovery: { on_evict: [{ exec: { command: [a] } }, { webhook: { url: http://a } }] }\n",
+    );
+    let seconds = Duration::from_secs;
+    let exec = model::ExecAction {
+        command: vec!["a".to_owned()],
+        timeout: seconds(30),
+        attempts: 1,
+        backoff: seconds(5),
+        max_per_hour: None,
+        before_traffic: false,
+    };
+    let webhook = model::WebhookAction {
+        url: "http://a/".parse().unwrap(),
+        timeout: seconds(30),
+        attempts: 1,
+        backoff: seconds(5),
+        max_per_hour: None,
+    };
+    let expected = [model::Action::Exec(exec), model::Action::Webhook(webhook)];
+    assert_eq!(pool.recovery.on_evict, expected);
 }
 
 #[test]

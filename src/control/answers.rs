@@ -38,6 +38,8 @@ impl Controller {
                     let _ = reply.send(Ok(shown.map(|one| connection_status(one, now)).collect()));
                 });
             }
+            Request::Saved(reply) => _ = reply.send(Ok(self.saved())),
+            Request::Reload(reply) => self.want_reload(reply),
             Request::Unready(reply) => {
                 let unready = self.pools.iter().filter(|pool| !pool.has_rotation());
                 let _ = reply.send(Ok(unready.map(|pool| Arc::clone(pool.name())).collect()));

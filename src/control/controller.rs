@@ -6,10 +6,13 @@
 //! `checks.rs`, requests in `answers.rs`.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -20,9 +23,10 @@ use super::handle::Request;
 use super::keeper::Keeper;
 use super::pool::{self, Backing, Controlled};
 use super::recovery::{self, Recovery};
+use super::reload::{Host, Loaded, Reloads, Source};
 use super::state_file::StateFile;
 use super::timers::{Timer, Timers};
-use crate::balance::Registry;
+use crate::balance::Entry;
 use crate::config::model::{self, Config};
 use crate::failover::{Event as RoleEvent, Id};
 use crate::health::{Event, Operator, Saved, Tick, may_eject};
@@ -39,18 +43,21 @@ const SAVE_AFTER: Tick = 100;
 const SAVE_EVERY: Tick = 60_000;
 
 /// What the controller is given.
-#[derive(Debug)]
 pub struct Setup {
     /// The process's clock.
     pub clock: Clock,
     /// Ports that a connect could meet itself on.
     pub ports: EphemeralPorts,
-    /// The strategies.
-    pub registry: Registry,
+    /// Where the configuration comes from, to be read again.
+    pub source: Source,
+    /// The process around.
+    pub host: Box<dyn Host>,
     /// The threads of the data path.
     pub threads: Threads,
     /// What they report.
     pub reports: mpsc::Receiver<Report>,
+    /// What another process has passed on; it comes before the state file.
+    pub saved: Option<Saved>,
 }
 
 /// Why the control plane did not start.
@@ -73,7 +80,13 @@ pub enum ControlError {
 pub(super) struct Controller {
     pub(super) clock: Clock,
     pub(super) ports: EphemeralPorts,
-    registry: Registry,
+    pub(super) source: Source,
+    pub(super) host: Box<dyn Host>,
+    /// In force.
+    pub(super) config: Arc<ArcSwap<Config>>,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) reloads: Reloads,
+    pub(super) loaded: UnboundedSender<Loaded>,
     pub(super) threads: Threads,
     pub(super) events: Events,
     pub(super) pools: Vec<Controlled>,
@@ -97,6 +110,7 @@ struct Inbox {
     requests: mpsc::Receiver<Request>,
     checked: UnboundedReceiver<Checked>,
     repairs: UnboundedReceiver<recovery::News>,
+    reloaded: UnboundedReceiver<Loaded>,
 }
 
 impl Controller {
@@ -108,16 +122,24 @@ impl Controller {
     /// See [`ControlError`].
     pub(super) fn new(
         setup: Setup,
-        (config, snapshot): (&Config, &Snapshot),
+        (config, snapshot): (Arc<ArcSwap<Config>>, Arc<Snapshot>),
         (events, requests): (Events, mpsc::Receiver<Request>),
     ) -> Result<Self, ControlError> {
+        let in_force = Arc::clone(&config);
+        let config = config.load_full();
         let (checks, checked) = Checks::new(setup.clock);
         let (news, repairs) = mpsc::unbounded_channel();
-        let Setup { clock, ports, registry, threads, reports } = setup;
+        let (loaded, reloaded) = mpsc::unbounded_channel();
+        let Setup { clock, ports, source, host, threads, reports, saved } = setup;
         let mut controller = Self {
             clock,
             ports,
-            registry,
+            source,
+            host,
+            config: in_force,
+            snapshot: Arc::clone(&snapshot),
+            reloads: Reloads::default(),
+            loaded,
             threads,
             events,
             pools: Vec::new(),
@@ -131,13 +153,26 @@ impl Controller {
             is_unsaved: false,
             last_id: 0,
             last_pool: 0,
-            inbox: Some(Inbox { reports, requests, checked, repairs }),
+            inbox: Some(Inbox { reports, requests, checked, repairs, reloaded }),
         };
-        let saved = controller.state_file.as_ref().and_then(|file| file.read(unix_ms()));
+        let is_upgrade = saved.is_some();
+        let from_file = || controller.state_file.as_ref().and_then(|f| f.read(unix_ms()));
+        let saved = saved.or_else(from_file);
         for pool in &snapshot.pools {
             if let Some(config) = config.pools.get(&*pool.name) {
-                controller.add_pool(pool, config, saved.as_ref())?;
+                let made = (controller.entry(config)?, controller.probe(pool, config)?);
+                controller.add_pool((pool, config), made, saved.as_ref());
             }
+        }
+        if is_upgrade {
+            controller.tell(News {
+                kind: Kind::Upgraded,
+                pool: None,
+                backend: None,
+                cause: "operator".into(),
+                evidence: "another process has been taken over from".into(),
+                more: More::Nothing {},
+            });
         }
         if controller.state_file.is_some() {
             controller.timers.set(clock.exact() + SAVE_EVERY, Timer::Save);
@@ -147,15 +182,12 @@ impl Controller {
     }
 
     /// Begins to keep a pool, and publishes its first rotation.
-    fn add_pool(
+    pub(super) fn add_pool(
         &mut self,
-        pool: &Arc<Pool>,
-        config: &model::Pool,
+        (pool, config): (&Arc<Pool>, &model::Pool),
+        made: (Entry, Option<Rc<dyn probe::Probe>>),
         saved: Option<&Saved>,
-    ) -> Result<(), ControlError> {
-        let name = &config.strategy.name;
-        let entry = *self.registry.find(name).ok_or(ControlError::Strategy(name.clone()))?;
-        let probe = self.probe(pool, config)?;
+    ) {
         let (mut nodes, mut backings) = (Vec::new(), HashMap::new());
         self.last_pool += 1;
         for backend in &config.backends {
@@ -169,7 +201,6 @@ impl Controller {
         let now = (self.now(), unix_ms());
         let what = (Arc::clone(&pool.name), pool::settings(config));
         let keeper = Keeper::start(what, nodes, saved, now);
-        let made = (entry, probe);
         let what = (Arc::clone(pool), config);
         let mut controlled = Controlled::new(self.last_pool, what, keeper, backings, made);
         // At start nobody follows: no events, no actions, no takeover.
@@ -188,10 +219,15 @@ impl Controller {
             self.timers.set(wake, Timer::Pool(controlled.number));
         }
         self.pools.push(controlled);
-        Ok(())
     }
 
-    fn probe(
+    pub(super) fn entry(&self, config: &model::Pool) -> Result<Entry, ControlError> {
+        let name = &config.strategy.name;
+        let entry = self.source.registry.find(name);
+        entry.copied().ok_or_else(|| ControlError::Strategy(name.clone()))
+    }
+
+    pub(super) fn probe(
         &self,
         pool: &Pool,
         config: &model::Pool,
@@ -203,7 +239,7 @@ impl Controller {
         Ok(Some(Rc::from(probe)))
     }
 
-    fn next_id(&mut self) -> Id {
+    pub(super) fn next_id(&mut self) -> Id {
         self.last_id += 1;
         self.last_id
     }
@@ -213,8 +249,9 @@ impl Controller {
         self.clock.exact()
     }
 
-    /// Runs until `stop`; then what survives is saved. Not cancel safe: to be run to its end.
-    pub(super) async fn run(mut self, stop: CancellationToken) {
+    /// Runs until `stop`; then what survives is saved, unless another process goes on (`retired`). Not
+    /// cancel safe: to be run to its end.
+    pub(super) async fn run(mut self, stop: CancellationToken, retired: &AtomicBool) {
         let Some(mut inbox) = self.inbox.take() else { return };
         loop {
             let wake = self.timers.next().map(|at| self.clock.instant(at));
@@ -237,6 +274,7 @@ impl Controller {
                     }
                 }
                 Some(request) = inbox.requests.recv() => self.answer(request).await,
+                Some(loaded) = inbox.reloaded.recv() => self.reload(loaded).await,
                 Some(news) = inbox.repairs.recv() => self.repair_news(news),
                 Some(checked) = inbox.checked.recv() => {
                     self.checked(checked);
@@ -255,7 +293,8 @@ impl Controller {
             self.save_soon();
         }
         let saved = self.saved();
-        if let Some(file) = &mut self.state_file {
+        let file = self.state_file.as_mut().filter(|_| !retired.load(Relaxed));
+        if let Some(file) = file {
             file.write_now(&saved);
         }
     }
@@ -379,13 +418,20 @@ impl Controller {
     }
 
     /// What is to survive.
-    fn saved(&self) -> Saved {
+    pub(super) fn saved(&self) -> Saved {
         let now = (self.now(), unix_ms());
         let mut saved = Saved::new(now.1);
         for pool in &self.pools {
             saved.pools.insert(pool.name().to_string(), pool.keeper.save(now));
         }
         saved
+    }
+
+    /// Keeps what survives in another file from now on.
+    pub(super) fn keep_state_in(&mut self, path: Option<PathBuf>) {
+        self.state_file = path.map(StateFile::new);
+        self.is_unsaved = true;
+        self.timers.set(self.clock.exact() + SAVE_EVERY, Timer::Save);
     }
 
     /// Something has changed that is to survive.

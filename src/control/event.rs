@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
+use crate::config::{Changes, Names, Problem};
 use crate::failover::Report;
 
 /// Events that are kept.
@@ -126,12 +127,12 @@ pub enum More {
     /// What a reload has changed, as the API answers it.
     Reloaded {
         /// By listeners, pools and backends.
-        changed: Box<serde_json::Value>,
+        changed: Box<Changes>,
     },
     /// Why a configuration was refused.
     Refused {
         /// Each with line, column, path and message.
-        problems: Box<serde_json::Value>,
+        problems: Vec<Problem>,
     },
     /// A run of a recovery action.
     Recovery {
@@ -174,8 +175,19 @@ impl fmt::Display for More {
             Self::Resolved { added, removed } => {
                 write!(f, "added [{}], removed [{}]", added.join(", "), removed.join(", "))
             }
-            Self::Reloaded { changed } => changed.fmt(f),
-            Self::Refused { problems } => problems.fmt(f),
+            Self::Reloaded { changed } => {
+                let told = [
+                    ("listeners", &changed.listeners),
+                    ("pools", &changed.pools),
+                    ("backends", &changed.backends),
+                ];
+                for (what, Names { added, removed, changed }) in told {
+                    let counts = (added.len(), removed.len(), changed.len());
+                    write!(f, "{what} +{} -{} ~{} ", counts.0, counts.1, counts.2)?;
+                }
+                Ok(())
+            }
+            Self::Refused { problems } => write!(f, "{} problems", problems.len()),
         }
     }
 }

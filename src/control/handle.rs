@@ -6,12 +6,15 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use super::event::Events;
-use crate::config::Problem;
+use crate::config::model::Config;
+use crate::config::{Changes, Problem};
+use crate::health::Saved;
 
 /// Requests that may wait for the controller; further ones wait to be sent.
 const WAITING: usize = 64;
@@ -197,28 +200,6 @@ pub struct ExplainedCandidate {
     pub reason: String,
 }
 
-/// What a reload has changed, by names (backends as `pool/backend`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Changed {
-    /// Listeners.
-    pub listeners: Names,
-    /// Pools.
-    pub pools: Names,
-    /// Backends.
-    pub backends: Names,
-}
-
-/// Names of what came, went and is another now.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Names {
-    /// New.
-    pub added: Vec<String>,
-    /// Gone.
-    pub removed: Vec<String>,
-    /// The same name, with another meaning.
-    pub changed: Vec<String>,
-}
-
 /// One request to the controller, with where the answer goes.
 #[derive(Debug)]
 pub(crate) enum Request {
@@ -235,6 +216,9 @@ pub(crate) enum Request {
         reply: Reply<PoolStatus>,
     },
     Connections(Filter, Reply<Vec<ConnectionStatus>>),
+    Reload(Reply<Changes>),
+    /// What is to survive.
+    Saved(Reply<Saved>),
     /// The names of pools that have no backend in rotation.
     Unready(Reply<Vec<Arc<str>>>),
 }
@@ -247,19 +231,29 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 pub struct Handle {
     requests: mpsc::Sender<Request>,
     events: Events,
+    config: Arc<ArcSwap<Config>>,
 }
 
 impl Handle {
     /// A handle, and where the controller receives what it is asked.
-    pub(crate) fn new(events: Events) -> (Self, mpsc::Receiver<Request>) {
+    pub(crate) fn new(
+        events: Events,
+        config: Arc<ArcSwap<Config>>,
+    ) -> (Self, mpsc::Receiver<Request>) {
         let (requests, inbox) = mpsc::channel(WAITING);
-        (Self { requests, events }, inbox)
+        (Self { requests, events, config }, inbox)
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.map_err(|_| Error::Gone)?;
         answer.await.map_err(|_| Error::Gone)?
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
     }
 
     /// The events of the process.
@@ -308,6 +302,25 @@ impl Handle {
     /// [`Error::Gone`].
     pub async fn connections(&self, filter: Filter) -> Result<Vec<ConnectionStatus>, Error> {
         self.ask(|reply| Request::Connections(filter, reply)).await
+    }
+
+    /// Reads the configuration again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Problems`], [`Error::NotNow`] where there is no file to read or an address cannot be
+    /// bound, [`Error::Gone`].
+    pub async fn reload(&self) -> Result<Changes, Error> {
+        self.ask(Request::Reload).await
+    }
+
+    /// All that another process needs to go on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`].
+    pub(crate) async fn saved(&self) -> Result<Saved, Error> {
+        self.ask(Request::Saved).await
     }
 
     /// The names of the pools that have no backend in rotation.

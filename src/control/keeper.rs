@@ -382,7 +382,9 @@ impl Keeper {
         self.choice = choose(&members, line, &self.settings.rotation, at);
     }
 
-    fn standbys(&self, at: Tick) -> Vec<Standby> {
+    /// How fit each is to be the active one.
+    #[must_use]
+    pub fn standbys(&self, at: Tick) -> Vec<Standby> {
         let standby = |node: &Node| Standby {
             id: node.id,
             priority: node.priority,

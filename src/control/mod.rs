@@ -18,6 +18,7 @@ pub mod handle;
 pub mod keeper;
 mod pool;
 pub mod recovery;
+pub mod reload;
 mod repair;
 mod state_file;
 mod takeover;
@@ -25,9 +26,11 @@ mod timers;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::sync_channel;
 use std::thread::{Builder, JoinHandle};
 
+use arc_swap::ArcSwap;
 use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +47,8 @@ use crate::state::Snapshot;
 pub struct Control {
     handle: Handle,
     stop: CancellationToken,
+    /// Another process goes on.
+    retired: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -72,6 +77,8 @@ impl Control {
     ) -> Result<Self, StartError> {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
+        let retired = Arc::new(AtomicBool::new(false));
+        let is_retired = Arc::clone(&retired);
         let (started, when_started) = sync_channel::<Result<Handle, StartError>>(1);
         let thread = Builder::new().name("control".into()).spawn(move || {
             let runtime = RuntimeBuilder::new_current_thread()
@@ -83,12 +90,13 @@ impl Control {
             };
             runtime.block_on(async {
                 let events = Events::default();
-                let (handle, requests) = Handle::new(events.clone());
-                let what = (&config, &*snapshot);
+                let config = Arc::new(ArcSwap::from_pointee(config));
+                let (handle, requests) = Handle::new(events.clone(), Arc::clone(&config));
+                let what = (config, snapshot);
                 match Controller::new(setup, what, (events, requests)) {
                     Ok(controller) => {
                         let _ = started.send(Ok(handle));
-                        controller.run(stopped).await;
+                        controller.run(stopped, &is_retired).await;
                     }
                     Err(error) => drop(started.send(Err(error.into()))),
                 }
@@ -96,13 +104,19 @@ impl Control {
         })?;
         let ended = || io::Error::other("the thread ended at once");
         let handle = when_started.recv().map_err(|_| StartError::from(ended()))??;
-        Ok(Self { handle, stop, thread })
+        Ok(Self { handle, stop, retired, thread })
     }
 
     /// A way to ask it.
     #[must_use]
     pub fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// Ends it without saving: another process goes on.
+    pub fn retire(self) {
+        self.retired.store(true, Relaxed);
+        self.stop();
     }
 
     /// Ends it, and saves what survives. Blocks until that is done: a file is written.

@@ -158,6 +158,14 @@ impl Backing {
     }
 }
 
+impl Backing {
+    /// What stands behind the node is described anew.
+    pub(super) fn renew(&mut self, config: &model::Backend, target: Target) {
+        self.max_connections = config.max_connections;
+        self.target = Rc::new(target);
+    }
+}
+
 impl Controlled {
     /// A pool whose nodes have these backings.
     pub(super) fn new(
@@ -266,6 +274,11 @@ impl Controlled {
         self.published = Some(plan);
         let now = clock();
         self.cost = (now, now - begun);
+    }
+
+    /// The next rotation is published whether or not it has the same members.
+    pub(super) fn forget_published(&mut self) {
+        self.published = None;
     }
 
     /// Connections wait while the role is on its way.

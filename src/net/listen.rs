@@ -5,9 +5,11 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
@@ -22,7 +24,7 @@ use super::reactor::{Reactor, Source};
 use super::stream::{Stream, set_liveness};
 
 /// Options of a listening socket; what a connection can inherit from it, it inherits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenOptions {
     /// No delay of small segments (Nagle).
     pub nodelay: bool,
@@ -44,7 +46,7 @@ pub struct Bound {
     /// The address, with the port that the kernel chose where 0 was asked for.
     pub address: Address,
     /// The sockets, all on that address. At least one.
-    pub sockets: Vec<OwnedFd>,
+    pub sockets: Vec<Arc<OwnedFd>>,
     /// The file of a unix socket.
     pub path: Option<SocketPath>,
 }
@@ -61,6 +63,13 @@ pub struct SocketPath {
 impl SocketPath {
     fn of(path: &Path) -> Option<Self> {
         Some(Self { path: path.to_owned(), identity: identity(path)? })
+    }
+}
+
+impl SocketPath {
+    /// Leaves the file to another process.
+    pub fn leave(mut self) {
+        self.path.clear();
     }
 }
 
@@ -87,15 +96,15 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 pub fn bind_all(address: &Address, shards: usize, options: &ListenOptions) -> io::Result<Bound> {
     match address {
         Address::Unix(path) => {
-            let sockets = vec![bind_unix(path, options)?];
+            let sockets = vec![Arc::new(bind_unix(path, options)?)];
             Ok(Bound { address: address.clone(), sockets, path: SocketPath::of(path) })
         }
         Address::Tcp(wanted) => {
             let first = bind_tcp(*wanted, true, options)?;
             let bound = local_address(&first)?;
-            let mut sockets = vec![first];
+            let mut sockets = vec![Arc::new(first)];
             for _ in 1..shards {
-                sockets.push(bind_tcp(bound, false, options)?);
+                sockets.push(Arc::new(bind_tcp(bound, false, options)?));
             }
             Ok(Bound { address: Address::Tcp(bound), sockets, path: None })
         }
@@ -129,7 +138,11 @@ fn bind_tcp(address: SocketAddr, is_first: bool, options: &ListenOptions) -> io:
 
 fn set_tcp_options(socket: &OwnedFd, options: &ListenOptions) -> io::Result<()> {
     sockopt::set_tcp_nodelay(socket, options.nodelay)?;
-    set_liveness(socket.as_fd(), options.keepalive, options.user_timeout)?;
+    if options.keepalive.is_none() {
+        sockopt::set_socket_keepalive(socket, false)?;
+    }
+    let user_timeout = options.user_timeout.or(Some(Duration::ZERO));
+    set_liveness(socket.as_fd(), options.keepalive, user_timeout)?;
     if let Some(wait) = options.defer_accept {
         super::sys::set_defer_accept(socket, wait)?;
     }
@@ -153,6 +166,58 @@ fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<OwnedFd> {
     }
     listen(&socket, i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
     Ok(socket)
+}
+
+/// A listening socket that this process was started with, as [`Address`] has it; `None` for a
+/// descriptor that is none.
+#[must_use]
+pub fn inherited(fd: i32) -> Option<OwnedFd> {
+    let socket = super::sys::adopt(fd)?;
+    let is_listening = sockopt::socket_acceptconn(&socket).ok()?;
+    rustix::io::ioctl_fionbio(&socket, true).ok()?;
+    is_listening.then_some(socket)
+}
+
+/// Where a socket is bound; `None` for one that is bound nowhere that has a name.
+#[must_use]
+pub fn address_of(socket: &OwnedFd) -> Option<Address> {
+    let bound = getsockname(socket).ok()?;
+    if let Ok(tcp) = SocketAddr::try_from(bound.clone()) {
+        return Some(Address::Tcp(tcp));
+    }
+    let unix = SocketAddrUnix::try_from(bound).ok()?;
+    let path = std::ffi::OsStr::from_bytes(unix.path_bytes()?.strip_suffix(&[0])?);
+    Some(Address::Unix(path.into()))
+}
+
+/// Sockets that were bound by somebody else, on `address`: with the options of this process, and as many
+/// as it has threads where the kernel can spread connections over them.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn take_over(
+    address: Address,
+    sockets: Vec<OwnedFd>,
+    shards: usize,
+    options: &ListenOptions,
+) -> io::Result<Bound> {
+    let is_tcp = matches!(address, Address::Tcp(_));
+    for socket in &sockets {
+        set_options(socket, is_tcp, options)?;
+    }
+    let mut sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
+    let is_spread = |socket: &Arc<OwnedFd>| sockopt::socket_reuseport(socket).unwrap_or(false);
+    if let (Address::Tcp(bound), true) = (&address, sockets.iter().all(is_spread)) {
+        while sockets.len() < shards {
+            sockets.push(Arc::new(bind_tcp(*bound, false, options)?));
+        }
+    }
+    let path = match &address {
+        Address::Unix(path) => SocketPath::of(path),
+        Address::Tcp(_) => None,
+    };
+    Ok(Bound { address, sockets, path })
 }
 
 fn is_socket(path: &Path) -> bool {
@@ -207,7 +272,7 @@ pub enum AcceptError {
 /// any of them: no failing accept(2), which makes a socket first, has to say that there are no more.
 #[derive(Debug)]
 pub struct Watched {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     source: Source,
     is_paused: Cell<bool>,
 }
@@ -218,9 +283,15 @@ impl Watched {
     /// # Errors
     ///
     /// Out of memory; the socket is closed then.
-    pub fn new(reactor: &Rc<Reactor>, fd: OwnedFd) -> io::Result<Self> {
+    pub fn new(reactor: &Rc<Reactor>, fd: Arc<OwnedFd>) -> io::Result<Self> {
         let source = Source::new(reactor, &fd, EventFlags::IN)?;
         Ok(Self { fd, source, is_paused: Cell::new(false) })
+    }
+
+    /// The socket, which others may hold too.
+    #[must_use]
+    pub fn socket(&self) -> &Arc<OwnedFd> {
+        &self.fd
     }
 
     /// Waits until a connection is queued. Cancel safe.
@@ -255,6 +326,27 @@ impl Drop for Watched {
     fn drop(&mut self) {
         self.source.remove(&self.fd);
     }
+}
+
+/// Gives a listening socket other options, as far as it can have them: connections to come inherit
+/// them.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn set_options(socket: &OwnedFd, is_tcp: bool, options: &ListenOptions) -> io::Result<()> {
+    if is_tcp {
+        set_tcp_options(socket, options)?;
+    }
+    listen(socket, i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    Ok(())
+}
+
+/// Lets no more connections queue up than are there: before the last ones are accepted and the socket
+/// is closed.
+pub fn close_queue(socket: impl AsFd) {
+    // The kernel keeps room for one. A failure leaves the queue as it was.
+    let _ = listen(socket, 0);
 }
 
 /// Accepts one connection without waiting.

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod dial;
 pub mod drive;
 pub mod listen;
+pub mod pass;
 pub mod pipe;
 pub mod reactor;
 pub mod relay;

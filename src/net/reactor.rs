@@ -320,8 +320,11 @@ mod tests {
         let mut news = Vec::with_capacity(BATCH);
         assert!(reactor.alarm().take() && !reactor.alarm().take());
         let alarm = Arc::clone(reactor.alarm());
+        let asleep = Arc::clone(&alarm);
         let ringer = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(20));
+            while !asleep.is_asleep.load(SeqCst) {
+                thread::yield_now();
+            }
             alarm.wake();
         });
         let begun = Instant::now();

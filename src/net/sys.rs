@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "calls that no crate wraps")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -23,6 +23,20 @@ pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Ow
     // `AsyncFd` owns it. Nobody replaces it: no code calls `get_mut` on a registered descriptor.
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
     registered.map_err(Into::into)
+}
+
+/// Takes over a descriptor that this process was started with; `None` when it is not open. From here on
+/// no child inherits it.
+pub(super) fn adopt(fd: i32) -> Option<OwnedFd> {
+    // SAFETY: asking for the flags of a descriptor that may be closed has no effect but an error.
+    if fd < 3 || unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return None;
+    }
+    // SAFETY: it is open, as was just seen, and whoever started this process has left it to us: nothing
+    // else in here knows of it.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    rustix::io::fcntl_setfd(&owned, rustix::io::FdFlags::CLOEXEC).ok()?;
+    Some(owned)
 }
 
 /// Bytes in the send queue of a socket: not yet sent, or sent and not yet acknowledged.

@@ -44,7 +44,7 @@ impl Roots {
         Self(OnceCell::from(Ok(Arc::new(store))))
     }
 
-    /// Reads them if that was not done yet: a few milliseconds of a processor, and of the disk.
+    /// Reads them if that was not done yet.
     fn get(&self) -> Result<Arc<RootCertStore>, String> {
         self.0.get_or_init(load).clone()
     }

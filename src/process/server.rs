@@ -1,24 +1,25 @@
 //! A running balancer: its listening sockets and its threads.
 
 use std::io;
-use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::limits::{raise_descriptors, share, threads};
+use super::doors::{BindError, Doors};
+use super::host::{Around, SharedDoors};
+use super::limits::{Shares, raise_descriptors, share, threads};
+use super::upgrade::{Estate, Inheritance, UpgradeError, start_successor};
 use crate::balance::Registry;
 use crate::config::model::Config;
+use crate::control::reload::Source;
 use crate::control::{self, Control, Setup};
 use crate::net::addr::Address;
 use crate::net::clock::Clock;
 use crate::net::dial::EphemeralPorts;
-use crate::net::listen::{Bound, SocketPath, bind_all};
-use crate::proxy::{Alive, Fleet, Inbox, Order, Shared, Socket, start};
-use crate::state::{Ending, Listener, Reporter, Slots, Snapshot, Threads};
+use crate::proxy::{Alive, Fleet, Inbox, Order, Shared, start};
+use crate::state::{Ending, Reporter, Slots, Snapshot, Threads};
 
 /// How long connections may take to be told that they end, once they must.
 const FAREWELL: Duration = Duration::from_secs(6);
@@ -27,15 +28,8 @@ const FAREWELL: Duration = Duration::from_secs(6);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address could not be listened on.
-    #[error("listener {listener}: cannot listen on {address}: {error}{}", advice(address, error))]
-    Bind {
-        /// The listener's name.
-        listener: String,
-        /// Where it was to be bound.
-        address: Address,
-        /// What the kernel said.
-        error: io::Error,
-    },
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// The limit on descriptors does not allow what is configured.
     #[error(
         "runtime.max_connections: {wanted} connections need more descriptors than the {available} \
@@ -62,6 +56,9 @@ pub enum StartError {
         /// Sockets that the configured addresses take.
         sockets: usize,
     },
+    /// The process that this one was to take over from has given up on it, and goes on serving.
+    #[error("the old process goes on serving: {0}")]
+    Abandoned(#[source] io::Error),
     /// A thread could not be started.
     #[error("cannot start a worker thread: {0}")]
     Thread(#[source] io::Error),
@@ -73,37 +70,13 @@ pub enum StartError {
     Control(#[from] control::StartError),
 }
 
-fn advice(address: &Address, error: &io::Error) -> &'static str {
-    match (error.kind(), address) {
-        (io::ErrorKind::AddrInUse, Address::Unix(path)) if is_other_file(path) => {
-            "; a file that is no socket is there"
-        }
-        (io::ErrorKind::AddrInUse, Address::Unix(_)) => {
-            "; another program listens there (ss -lxp shows which)"
-        }
-        (io::ErrorKind::AddrInUse, _) => "; another program listens there (ss -ltnp shows which)",
-        (io::ErrorKind::PermissionDenied, Address::Tcp(_)) => {
-            "; ports under 1024 need CAP_NET_BIND_SERVICE or a lower \
-             net.ipv4.ip_unprivileged_port_start"
-        }
-        (io::ErrorKind::AddrNotAvailable, _) => "; this host has no such address",
-        _ => "",
-    }
-}
-
-fn is_other_file(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok_and(|file| !file.file_type().is_socket())
-}
-
 /// A running balancer. Dropping it does not stop it: see [`Server::stop`].
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
     /// `None` once it has been stopped.
     control: Option<Control>,
-    addresses: Vec<(String, Address)>,
-    /// Removes the files of its unix sockets when it is dropped or stopped.
-    paths: Vec<SocketPath>,
+    doors: SharedDoors,
     /// Ends when the last thread has ended.
     alive: mpsc::Receiver<std::convert::Infallible>,
 }
@@ -115,59 +88,62 @@ impl Server {
     ///
     /// See [`StartError`]; nothing is left running then.
     pub fn start(config: &Config, registry: &Registry) -> Result<Self, StartError> {
+        let source = Source { path: None, registry: registry.clone() };
+        Self::start_from(config, source, Inheritance::default())
+    }
+
+    /// The same for a configuration that was read from `source`, which a reload reads again, on what
+    /// other processes have passed on.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`]; nothing is left running then.
+    pub fn start_from(
+        config: &Config,
+        source: Source,
+        mut inheritance: Inheritance,
+    ) -> Result<Self, StartError> {
         let threads = threads(config.runtime.threads);
-        let snapshot = Arc::new(Snapshot::new(config).map_err(StartError::Unknown)?);
+        let snapshot = Arc::new(Snapshot::new(config, None).map_err(StartError::Unknown)?);
         let descriptors = raise_descriptors();
-        let wanted = config.runtime.max_connections;
-        let addresses: usize = snapshot.listeners.iter().map(|listener| listener.bind.len()).sum();
-        let shares =
-            share(descriptors, addresses * threads, threads, wanted).map_err(|possible| {
-                let sockets = addresses * threads;
-                match wanted.map(Into::into) {
-                    Some(wanted) => {
-                        StartError::Descriptors { wanted, available: descriptors, possible }
-                    }
-                    None => StartError::NoDescriptors { available: descriptors, sockets },
-                }
-            })?;
-        let mut bound = bind(&snapshot.listeners, threads)?;
-        let paths = bound.iter_mut().filter_map(|(_, bound)| bound.path.take()).collect();
+        let shares = shares(config, &snapshot, (descriptors, threads))?;
+        let doors = SharedDoors::new(Doors::open(&snapshot, threads, &mut inheritance)?);
         let (fleet, orders) = Fleet::new(threads);
         let (reporter, reports) = Reporter::new();
         let (clock, ports) = (Clock::start(), EphemeralPorts::read());
         let (notices, heard) = Threads::new(threads);
-        let setup = Setup { clock, ports, registry: registry.clone(), threads: notices, reports };
-        let control = Control::start(setup, config.clone(), snapshot)?;
-        let shared = Arc::new(Shared {
-            clock,
-            ports,
-            reporter,
-            slots: Arc::new(Slots::new(Some(shares.connections))),
-            fleet,
-            end_all: tokio::sync::watch::Sender::new(None),
+        let slots = Arc::new(Slots::new(Some(shares.connections)));
+        let host = Box::new(Around {
+            doors: doors.clone(),
+            slots: Arc::clone(&slots),
+            descriptors,
+            threads,
+            runtime: config.runtime.clone(),
+            log: config.log.clone(),
+            prepared: None,
         });
+        let saved = inheritance.state.take();
+        let setup = Setup { clock, ports, source, host, threads: notices, reports, saved };
+        let control = Control::start(setup, config.clone(), snapshot)?;
+        let end_all = tokio::sync::watch::Sender::new(None);
+        let shared = Arc::new(Shared { clock, ports, reporter, slots, fleet, end_all });
         let (alive, all_ended) = Alive::new();
-        let server = Self {
-            shared: Arc::clone(&shared),
-            control: Some(control),
-            addresses: bound.iter().map(|(l, b)| (l.name.to_string(), b.address.clone())).collect(),
-            paths,
-            alive: all_ended,
-        };
-        let log = bound.iter().map(|(l, b)| (Arc::clone(l), b.address.clone())).collect::<Vec<_>>();
-        let sockets = spread(bound, threads);
+        let sockets = doors.lock().hand_out(Arc::clone(&shared));
+        let server = Self { shared, control: Some(control), doors, alive: all_ended };
         let inboxes = orders.into_iter().zip(heard);
         let inboxes = inboxes.map(|(orders, notices)| Inbox { orders, notices });
         for (index, (inbox, sockets)) in inboxes.zip(sockets).enumerate() {
-            let shared = Arc::clone(&shared);
+            let shared = Arc::clone(&server.shared);
             let started = start(index, shared, (inbox, alive.clone()), sockets, shares.pipes);
             if let Err(error) = started {
                 server.shared.fleet.tell_all(|| Order::Drain);
                 return Err(StartError::Thread(error));
             }
         }
-        for (listener, address) in log {
-            announce(&listener, &address, shares.connections);
+        server.doors.lock().announce(shares.connections);
+        if inheritance.is_upgrade() {
+            inheritance.answer().map_err(StartError::Abandoned)?;
+            info!("another process has been taken over from");
         }
         info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -181,14 +157,21 @@ impl Server {
 
     /// Where each listener is bound, ports chosen by the kernel filled in.
     #[must_use]
-    pub fn addresses(&self) -> &[(String, Address)] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<(String, Address)> {
+        self.doors.lock().addresses()
     }
 
     /// A way to ask the control plane; `None` once the server has been stopped.
     #[must_use]
     pub fn control(&self) -> Option<&control::Handle> {
         self.control.as_ref().map(Control::handle)
+    }
+
+    /// How long a stop waits for open connections, as the configuration in force has it; `None`: for
+    /// ever.
+    #[must_use]
+    pub fn grace(&self) -> Option<Duration> {
+        self.control().and_then(|control| control.config().runtime.shutdown_grace)
     }
 
     /// Open connections.
@@ -200,6 +183,26 @@ impl Server {
     /// Waits until all threads have ended. Cancel safe.
     pub async fn ended(&mut self) {
         while self.alive.recv().await.is_some() {}
+    }
+
+    /// Starts the binary anew on the same sockets, with all that is known. When this returns, the new
+    /// process serves and this one accepts no more; what remains is to [`stop`](Self::stop) it.
+    ///
+    /// # Errors
+    ///
+    /// Why the new process does not serve; this one goes on as before.
+    pub async fn upgrade(&mut self) -> Result<u32, UpgradeError> {
+        let control = self.control.as_ref().ok_or(UpgradeError::Ending)?;
+        let state = control.handle().saved().await.map_err(|_| UpgradeError::Ending)?;
+        let estate = Estate { doors: self.doors.lock().passed(), admin: None, state };
+        let started = tokio::task::spawn_blocking(move || start_successor(&estate)).await;
+        let successor = started.map_err(|_| UpgradeError::Ending)??;
+        self.doors.lock().leave(&successor.taken);
+        // From here on the other one checks, decides and saves.
+        if let Some(control) = self.control.take() {
+            control.retire();
+        }
+        Ok(successor.pid)
     }
 
     /// Stops accepting, waits for open connections as long as `grace`, ends the rest.
@@ -215,7 +218,7 @@ impl Server {
 
     async fn end_connections(&mut self, grace: Option<Duration>) {
         self.shared.fleet.tell_all(|| Order::Drain);
-        self.paths.clear();
+        self.doors.lock().remove_paths();
         if let Some(grace) = grace {
             if tokio::time::timeout(grace, self.ended()).await.is_ok() {
                 return;
@@ -229,42 +232,15 @@ impl Server {
     }
 }
 
-fn bind(
-    listeners: &[Arc<Listener>],
-    threads: usize,
-) -> Result<Vec<(Arc<Listener>, Bound)>, StartError> {
-    let mut bound = Vec::new();
-    for listener in listeners {
-        for address in &listener.bind {
-            let sockets = bind_all(address, threads, &listener.options).map_err(|error| {
-                let (listener, address) = (listener.name.to_string(), address.clone());
-                StartError::Bind { listener, address, error }
-            })?;
-            bound.push((Arc::clone(listener), sockets));
-        }
-    }
-    Ok(bound)
-}
-
-/// Gives each thread its sockets: one of each address, or a turn where an address has but one.
-fn spread(bound: Vec<(Arc<Listener>, Bound)>, threads: usize) -> Vec<Vec<Socket>> {
-    let mut spread: Vec<Vec<Socket>> = (0..threads).map(|_| Vec::new()).collect();
-    for (turn, (listener, bound)) in bound.into_iter().enumerate() {
-        for (index, fd) in bound.sockets.into_iter().enumerate() {
-            spread[(turn + index) % threads].push(Socket { listener: Arc::clone(&listener), fd });
-        }
-    }
-    spread
-}
-
-fn announce(listener: &Listener, address: &Address, process_limit: u32) {
-    info!(listener = %listener.name, %address, pool = %listener.pool.name, "listening");
-    if listener.slots.limit().is_some_and(|limit| limit > process_limit) {
-        warn!(
-            listener = %listener.name,
-            max_connections = listener.slots.limit(),
-            process_limit,
-            "the listener's limit cannot be reached: the whole process may open fewer connections"
-        );
-    }
+fn shares(
+    config: &Config,
+    snapshot: &Snapshot,
+    (available, threads): (u64, usize),
+) -> Result<Shares, StartError> {
+    let addresses: usize = snapshot.listeners.iter().map(|listener| listener.bind.len()).sum();
+    let (sockets, wanted) = (addresses * threads, config.runtime.max_connections);
+    share(available, sockets, threads, wanted).map_err(|possible| match wanted.map(Into::into) {
+        Some(wanted) => StartError::Descriptors { wanted, available, possible },
+        None => StartError::NoDescriptors { available, sockets },
+    })
 }

@@ -18,9 +18,9 @@ use super::connection::serve;
 use super::worker::{Seated, Worker};
 use crate::config::model::OverLimit;
 use crate::net::clock::Tick;
-use crate::net::listen::{AcceptError, Accepted, Watched, accept};
+use crate::net::listen::{AcceptError, Accepted, Watched, accept, close_queue};
 use crate::net::reactor::Reactor;
-use crate::state::{Ending, Listener, Slot};
+use crate::state::{Ending, Entrance, Listener, Slot, Slots};
 
 /// Connections accepted in a row before others have their turn.
 const BATCH: u32 = 32;
@@ -31,12 +31,12 @@ const PAUSE: Tick = 500;
 const WARN_AGAIN: Tick = 10_000;
 
 /// A listening socket that one thread accepts from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Socket {
-    /// The listener it belongs to.
-    pub listener: Arc<Listener>,
+    /// Where it leads to.
+    pub entrance: Arc<Entrance>,
     /// The socket.
-    pub fd: OwnedFd,
+    pub fd: Arc<OwnedFd>,
 }
 
 /// An accepted connection within its limits, on its way to the thread that will serve it.
@@ -53,7 +53,7 @@ pub struct Arrival {
 /// A socket as the thread watches it.
 #[derive(Debug)]
 pub(super) struct Door {
-    listener: Arc<Listener>,
+    entrance: Arc<Entrance>,
     fd: Watched,
     appetite: Cell<Appetite>,
 }
@@ -98,7 +98,7 @@ struct Broken;
 impl Door {
     pub(super) fn open(reactor: &Rc<Reactor>, socket: Socket) -> io::Result<Self> {
         let fd = Watched::new(reactor, socket.fd)?;
-        Ok(Self { listener: socket.listener, fd, appetite: Cell::new(Appetite::NONE) })
+        Ok(Self { entrance: socket.entrance, fd, appetite: Cell::new(Appetite::NONE) })
     }
 
     /// Accepts connections for ever.
@@ -110,30 +110,47 @@ impl Door {
         while let Ok(()) = self.accept_batch(&worker, &mut pressed).await {}
     }
 
+    /// Whether it is at this socket.
+    pub(super) fn is_at(&self, fd: &Arc<OwnedFd>) -> bool {
+        Arc::ptr_eq(self.fd.socket(), fd)
+    }
+
+    /// Lets no more connections queue up here than are there.
+    pub(super) fn close_queue(&self) {
+        close_queue(&self.fd);
+    }
+
     /// Accepts what the kernel has queued, without waiting, before the socket is closed.
     pub(super) fn accept_rest(&self, worker: &Rc<Worker>) {
-        while let Some(slots) = take_slots(worker, &self.listener) {
+        let listener = Arc::clone(&self.entrance.listener());
+        while let Some(slots) = take_slots(worker, &listener) {
             let accepted = match accept(&self.fd) {
                 Ok(accepted) => accepted,
                 Err(AcceptError::Aborted) => continue,
                 Err(_) => return,
             };
-            let (listener, seated) = (Arc::clone(&self.listener), worker.own_seat());
+            let (listener, seated) = (Arc::clone(&listener), worker.own_seat());
             serve_here(worker, Arrival { accepted, listener, slots, seated });
         }
     }
 
+    /// What has to become free before another connection is accepted.
+    fn full_slots(&self, worker: &Worker) -> Option<Arc<Slots>> {
+        let listener = self.entrance.listener();
+        let all = [&listener.slots, &worker.shared.slots];
+        let waits = listener.over_limit == OverLimit::Wait;
+        all.into_iter().find(|slots| waits && slots.is_full()).map(Arc::clone)
+    }
+
     /// Waits for connections and accepts a bounded number of them.
     async fn accept_batch(&self, worker: &Rc<Worker>, pressed: &mut Pressed) -> Result<(), Broken> {
-        let listener = &self.listener;
-        if listener.over_limit == OverLimit::Wait
-            && (listener.slots.is_full() || worker.shared.slots.is_full())
-        {
+        if let Some(slots) = self.full_slots(worker) {
             self.fd.pause();
-            listener.slots.until_free().await;
-            worker.shared.slots.until_free().await;
+            slots.until_free().await;
+            return Ok(());
         }
         let Ok(()) = self.fd.readable().await else { return Err(Broken) };
+        let listener = &Arc::clone(&self.entrance.listener());
         let appetite = self.appetite.get();
         for found in 0..appetite.tries() {
             let slots = take_slots(worker, listener);

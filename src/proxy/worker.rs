@@ -13,7 +13,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
-use tracing::debug;
+use tracing::{debug, error};
 
 use super::accept::{Arrival, Door, Socket, serve_here};
 use super::connect::Attempts;
@@ -24,6 +24,8 @@ use crate::net::drive::drive;
 use crate::net::reactor::Reactor;
 use crate::net::relay::{Engine, Relays};
 use crate::state::{Ack, Ending, Notice, Open, Reporter, Slots, Which};
+use std::os::fd::OwnedFd;
+use tokio::task::JoinHandle;
 
 /// What all threads of the data path share.
 #[derive(Debug)]
@@ -47,6 +49,15 @@ pub struct Shared {
 pub enum Order {
     /// Serve a connection that another thread has accepted.
     Adopt(Box<Arrival>),
+    /// Accept from this socket too.
+    Open(Socket),
+    /// Accept what is queued at this socket, then let it go.
+    Close(Arc<OwnedFd>),
+    /// The listeners are others now: waiting at their limits begins anew.
+    Renew,
+    /// Let go of all listening sockets, which another process accepts from, and stop when the last
+    /// connection ends.
+    Leave,
     /// Accept what is queued, close the listening sockets, and stop when the last connection ends.
     Drain,
 }
@@ -91,6 +102,13 @@ impl Fleet {
         }
     }
 
+    /// Gives an order to the thread of this index, if it is still there.
+    pub fn tell(&self, thread: usize, order: Order) {
+        if let Some(seat) = self.0.get(thread) {
+            let _ = seat.orders.send(order);
+        }
+    }
+
     /// Connections on all threads.
     #[must_use]
     pub fn open(&self) -> u32 {
@@ -104,7 +122,7 @@ impl Seat {
         match self.orders.send(Order::Adopt(Box::new(arrival))) {
             Err(unsent) => match unsent.0 {
                 Order::Adopt(arrival) => Err(arrival),
-                Order::Drain => Ok(()),
+                _ => Ok(()),
             },
             Ok(()) => Ok(()),
         }
@@ -137,6 +155,7 @@ impl Alive {
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) engine: Engine,
+    pub(super) reactor: Rc<Reactor>,
     pub(super) relays: Relays<Entered>,
     pub(super) shared: Arc<Shared>,
     random: RefCell<fastrand::Rng>,
@@ -368,6 +387,7 @@ pub fn start(
             index,
             engine: Engine::new(shared.clock, pipes),
             relays: Relays::new(&reactor),
+            reactor: Rc::clone(&reactor),
             shared,
             random: RefCell::new(fastrand::Rng::new()),
             connections: RefCell::default(),
@@ -384,12 +404,8 @@ pub fn start(
 
 async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
     let Inbox { mut orders, mut notices } = inbox;
-    let accept = |door: Door| {
-        let door = Rc::new(door);
-        let task = tokio::task::spawn_local(Rc::clone(&door).accept_all(Rc::clone(&worker)));
-        (door, task)
-    };
-    let mut doors: Vec<_> = doors.into_iter().map(accept).collect();
+    let mut porter = Porter { worker: Rc::clone(&worker), doors: Vec::new() };
+    doors.into_iter().for_each(|door| porter.attend(Rc::new(door)));
     let mut end_all = worker.shared.end_all.subscribe();
     loop {
         if worker.is_draining.get() && worker.is_empty() {
@@ -404,12 +420,15 @@ async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
                 Some(Order::Adopt(arrival)) => serve_here(&worker, *arrival),
                 Some(Order::Drain) => {
                     worker.is_draining.set(true);
-                    for (door, task) in doors.drain(..) {
-                        task.abort();
-                        let _ = task.await;
-                        door.accept_rest(&worker);
-                    }
+                    porter.close(|_| true).await;
                 }
+                Some(Order::Leave) => {
+                    worker.is_draining.set(true);
+                    porter.leave().await;
+                }
+                Some(Order::Open(socket)) => porter.open(socket),
+                Some(Order::Close(fd)) => porter.close(|door| door.is_at(&fd)).await,
+                Some(Order::Renew) => porter.renew().await,
                 None => {}
             },
             Some((notice, _ack)) = notices.recv() => worker.obey(&notice),
@@ -422,4 +441,52 @@ async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
         }
     }
     debug!(worker = worker.index, "worker has stopped");
+}
+
+/// Looks after the doors of a thread.
+struct Porter {
+    worker: Rc<Worker>,
+    doors: Vec<(Rc<Door>, JoinHandle<()>)>,
+}
+
+impl Porter {
+    /// Begins to accept at a door.
+    fn attend(&mut self, door: Rc<Door>) {
+        let accepting = Rc::clone(&door).accept_all(Rc::clone(&self.worker));
+        self.doors.push((door, tokio::task::spawn_local(accepting)));
+    }
+
+    fn open(&mut self, socket: Socket) {
+        match Door::open(&self.worker.reactor, socket) {
+            Ok(door) => self.attend(Rc::new(door)),
+            Err(error) => error!(%error, worker = self.worker.index, "cannot accept here"),
+        }
+    }
+
+    /// Stops accepting at these doors once what is queued there is served.
+    async fn close(&mut self, which: impl Fn(&Door) -> bool) {
+        for (door, task) in self.doors.extract_if(.., |(door, _)| which(door)) {
+            task.abort();
+            let _ = task.await;
+            door.close_queue();
+            door.accept_rest(&self.worker);
+        }
+    }
+
+    /// Stops accepting, and leaves what is queued to whoever else accepts there.
+    async fn leave(&mut self) {
+        for (_, task) in self.doors.drain(..) {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+
+    /// Begins anew to wait at each door.
+    async fn renew(&mut self) {
+        for (door, task) in std::mem::take(&mut self.doors) {
+            task.abort();
+            let _ = task.await;
+            self.attend(door);
+        }
+    }
 }

@@ -20,5 +20,5 @@ pub use ending::Ending;
 pub use notice::{Ack, Notice, Open, Report, Reporter, Threads, Which};
 pub use pool::{ConnectPolicy, Detection, Live, Met, Pool, Rotation, Wait};
 pub use slots::{Slot, Slots};
-pub use snapshot::{Listener, Snapshot};
+pub use snapshot::{Entrance, Listener, Snapshot};
 pub use streak::{BySecond, Streak};

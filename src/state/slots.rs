@@ -36,6 +36,12 @@ impl Slots {
         self.open.fetch_update(Relaxed, Relaxed, one_more).ok().map(|_| Slot(Arc::clone(self)))
     }
 
+    /// Sets another limit; `None` for none. What is taken stays taken, if it is more.
+    pub fn set_limit(&self, limit: Option<u32>) {
+        self.limit.store(limit.unwrap_or(u32::MAX), Relaxed);
+        self.freed.notify_waiters();
+    }
+
     /// The limit, if there is one.
     #[must_use]
     pub fn limit(&self) -> Option<u32> {
@@ -91,6 +97,18 @@ mod tests {
         assert!(slots.try_take().is_some());
         drop(second);
         assert_eq!(slots.open(), 0);
+    }
+
+    #[test]
+    fn another_limit_holds_for_those_to_come() {
+        let slots = Arc::new(Slots::new(Some(1)));
+        let first = slots.try_take();
+        slots.set_limit(Some(2));
+        let second = slots.try_take();
+        assert!(first.is_some() && second.is_some() && slots.try_take().is_none());
+        slots.set_limit(Some(1));
+        drop(first);
+        assert!(slots.try_take().is_none());
     }
 
     #[tokio::test]

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::pool::{ConnectPolicy, Detection, Pool};
+use arc_swap::{ArcSwap, Guard};
+
+use super::pool::{ConnectPolicy, Detection, Live, Pool};
 use super::slots::Slots;
 use crate::config::model::{self, Config, OverLimit};
 use crate::net::addr::Address;
@@ -36,35 +38,83 @@ pub struct Listener {
     pub pool: Arc<Pool>,
     /// Its limits in time.
     pub limits: Limits,
-    /// Its limit in number.
+    /// Its limit in number: in force with [`Snapshot::take_effect`].
+    pub max_connections: Option<u32>,
+    /// Its open connections.
     pub slots: Arc<Slots>,
     /// What happens at a limit in number.
     pub over_limit: OverLimit,
 }
 
+/// Where connections come in at: a listening socket leads to whatever listener is in force there.
+#[derive(Debug)]
+pub struct Entrance(ArcSwap<Listener>);
+
+impl Entrance {
+    /// An entrance to `listener`.
+    #[must_use]
+    pub fn new(listener: Arc<Listener>) -> Self {
+        Self(ArcSwap::new(listener))
+    }
+
+    /// The listener in force.
+    #[must_use]
+    pub fn listener(&self) -> Guard<Arc<Listener>> {
+        self.0.load()
+    }
+
+    /// Puts another listener in force, for the connections to come.
+    pub fn lead_to(&self, listener: Arc<Listener>) {
+        self.0.store(listener);
+    }
+}
+
 impl Snapshot {
-    /// Builds the routing state of a validated configuration. Its pools have nobody in rotation yet.
+    /// Builds the routing state of a validated configuration. Its new pools have nobody in rotation
+    /// yet; listeners and pools that `before` has under the same names keep what lives on: open
+    /// connections, limits, counters, rotations.
     ///
     /// # Errors
     ///
     /// The name of a pool that `config` refers to and that is not there, which a validated
     /// configuration has not.
-    pub fn new(config: &Config) -> Result<Self, String> {
+    pub fn new(config: &Config, before: Option<&Self>) -> Result<Self, String> {
         let mut pools = HashMap::new();
         for (name, pool) in &config.pools {
-            pools.insert(name.as_str(), Arc::new(build_pool(name, pool)));
+            let live =
+                before.and_then(|before| before.pool(name)).map(|pool| Arc::clone(&pool.live));
+            pools.insert(name.as_str(), Arc::new(build_pool(name, pool, live)));
         }
         let mut listeners = Vec::new();
         for (name, listener) in &config.listeners {
             let pool = pools.get(listener.pool.as_str()).ok_or_else(|| listener.pool.clone())?;
-            listeners.push(Arc::new(build_listener(name, listener, pool)));
+            let slots =
+                before.and_then(|before| before.listener(name)).map(|l| Arc::clone(&l.slots));
+            listeners.push(Arc::new(build_listener(name, listener, (pool, slots))));
         }
         let pools = config.pools.keys().filter_map(|name| pools.remove(name.as_str())).collect();
         Ok(Self { listeners, pools })
     }
+
+    /// The pool of this name.
+    #[must_use]
+    pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
+        self.pools.iter().find(|pool| &*pool.name == name)
+    }
+
+    /// The listener of this name.
+    #[must_use]
+    pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
+        self.listeners.iter().find(|listener| &*listener.name == name)
+    }
+
+    /// Sets the limits that live on as this configuration has them.
+    pub fn take_effect(&self) {
+        self.listeners.iter().for_each(|l| l.slots.set_limit(l.max_connections));
+    }
 }
 
-fn build_pool(name: &str, pool: &model::Pool) -> Pool {
+fn build_pool(name: &str, pool: &model::Pool, live: Option<Arc<Live>>) -> Pool {
     let is_hot_standby = pool.strategy.is_hot_standby();
     let detection = pool.outlier_detection.as_ref().map(|outlier| Detection {
         consecutive_failures: outlier.consecutive_failures,
@@ -76,11 +126,16 @@ fn build_pool(name: &str, pool: &model::Pool) -> Pool {
         connect: ConnectPolicy::new(&pool.connect, is_hot_standby),
         detection,
         hold: HOLD,
-        live: Arc::default(),
+        live: live.unwrap_or_default(),
     }
 }
 
-fn build_listener(name: &str, listener: &model::Listener, pool: &Arc<Pool>) -> Listener {
+fn build_listener(
+    name: &str,
+    listener: &model::Listener,
+    (pool, slots): (&Arc<Pool>, Option<Arc<Slots>>),
+) -> Listener {
+    let max_connections = listener.max_connections.map(Into::into);
     let model::Tcp { nodelay, keepalive, user_timeout, backlog, defer_accept, fast_open } =
         listener.tcp;
     let timeouts = &listener.timeouts;
@@ -103,7 +158,8 @@ fn build_listener(name: &str, listener: &model::Listener, pool: &Arc<Pool>) -> L
             keepalive,
             user_timeout,
         },
-        slots: Arc::new(Slots::new(listener.max_connections.map(Into::into))),
+        max_connections,
+        slots: slots.unwrap_or_else(|| Arc::new(Slots::new(max_connections))),
         over_limit: listener.over_limit,
     }
 }

@@ -23,6 +23,7 @@ mod balancing;
 mod cli;
 mod config_errors;
 mod connect;
+mod descriptors;
 mod ending;
 mod limits;
 mod regression;

@@ -146,6 +146,11 @@ fn what_is_wrong_in_a_choice_is_told() {
     for (text, problem) in [
         ("probe: htp", "1:8: probe: unknown probe \"htp\"; did you mean \"http\"?"),
         ("probe: { htp: {} }", "1:10: probe: unknown probe \"htp\"; did you mean \"http\"?"),
+        (
+            "on_evict: [{ exec: { command: systemctl restart a } }]",
+            "1:31: on_evict[0].exec.command: expected a list, each item text, found \
+             \"systemctl restart a\"; did you mean [\"systemctl\", \"restart\", \"a\"]?",
+        ),
         ("probe: send_expect", "1:8: probe.send_expect.expect: the key is missing; expected text"),
         ("probe: { tcp: { a: b } }", "1:17: probe.tcp.a: unknown key \"a\"; expected nothing"),
         (
@@ -154,9 +159,9 @@ fn what_is_wrong_in_a_choice_is_told() {
         ),
         (
             "probe: { tcp: {}, http: {} }",
-            "1:8: probe: expected one of http, send_expect, tcp, with its options, found 2 keys",
+            "1:8: probe: expected one of tcp, http, send_expect, with its options, found 2 keys",
         ),
-        ("probe: [tcp]", "1:8: probe: expected one of http, send_expect, tcp, found a list"),
+        ("probe: [tcp]", "1:8: probe: expected one of tcp, http, send_expect, found a list"),
         (
             "on_evict: [exec]",
             "1:12: on_evict[0].exec.command: the key is missing; expected a list, each item text",

@@ -132,6 +132,9 @@ impl Text for HostHeader {
         if text.parse::<std::net::Ipv6Addr>().is_ok() {
             return Err(format!("an IPv6 address stands in brackets: \"[{text}]\""));
         }
+        if text.contains('/') {
+            return Err("without scheme and path".to_owned());
+        }
         let is_port = |port: &str| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if !port.contains(']') => (host, Some(port)),
@@ -311,9 +314,10 @@ mod tests {
             ("", ""),
             ("::1", "an IPv6 address stands in brackets: \"[::1]\""),
             ("[x]:1", "what stands in brackets is no IPv6 address"),
+            ("http://app", "without scheme and path"),
             ("app:", "a port is a whole number from 1 to 65535"),
             ("app:65536", "a port is a whole number from 1 to 65535"),
-            ("app\r\nx: y", "a port is a whole number from 1 to 65535"),
+            ("app\r\nx: y", "without '\\r'"),
             ("a\nb", "without '\\n'"),
         ]);
     }

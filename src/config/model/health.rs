@@ -5,8 +5,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::form::{Filled, HostHeader, HostName, Method, Period, ProbeArgument};
-use super::super::form::{RequestPath, Status};
+use super::super::form::{Filled, HostHeader, HostName, Method, Period, Plain};
+use super::super::form::{ProbeArgument, RequestPath, Status};
 use super::super::written::{As, ListOf, Maybe, OneOrMany, OrOff};
 
 /// Active checks of the backends of a pool. They never overlap: one that takes longer than
@@ -153,7 +153,7 @@ impl StatusRange {
 #[serde(deny_unknown_fields)]
 pub struct SendExpectProbe {
     /// What is sent once connected; without it nothing is, for servers that speak first.
-    #[serde(default)]
+    #[serde(default, with = "As::<Plain>")]
     pub send: String,
     /// What the answer must hold.
     #[serde(with = "As::<Filled>")]

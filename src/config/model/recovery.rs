@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::super::form::{ActionArgument, Period, Url};
 use super::super::written::{As, ListOf, OrOff, Whole};
 
-/// Actions on a change of state that checks or passive detection brought about. Those of one list
-/// are run one after the other. Nothing runs at start-up or on an operator's word.
+/// Actions on a change of state that checks or passive detection brought about. Nothing is run at
+/// start-up or on an operator's word.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recovery {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::super::nearest::{nearest, one_of};
+use super::super::nearest::nearest;
 use super::super::problem::show;
 
 /// What the command of a probe may hold.
@@ -75,11 +75,11 @@ pub(in super::super) fn check(text: &str, known: &[&str]) -> Result<(), String> 
                     None if ACTION_PLACEHOLDERS.contains(&name) => {
                         format!("{wrong} is known to recovery actions only")
                     }
-                    None => format!(
-                        "{wrong} is {} of them ({}); for braces as they are, write {{{{ and }}}}",
-                        "none",
-                        one_of(known.iter().copied()).trim_start_matches("one of ")
-                    ),
+                    None => {
+                        format!(
+                            "{wrong} is none of them; for braces as they are, write {{{{ and }}}}"
+                        )
+                    }
                 });
             }
             Piece::Stray(brace) => {
