@@ -62,14 +62,14 @@ fn expect_one_at_a_time(reigns: &[Reign], served: &[Served]) {
     }
 }
 
-fn pair(threads: u32, keys: &str, answers: [&Answers; 2]) -> ([Node; 2], Proxy) {
+fn pair(threads: u32, interval: u32, keys: &str, answers: [&Answers; 2]) -> ([Node; 2], Proxy) {
     let nodes = ["a", "b"].map(Node::named);
     let entry = |(node, answers): (&Node, &Answers)| {
         node.entry(&format!("health_port: {}", answers.port()))
     };
     let setup = Setup::to(nodes.iter().zip(answers).map(entry)).threads(threads);
-    let timing = ", interval: 20ms, fast_interval: 10ms, rise: 1, fall: 1";
-    let check = checking(answers[0], "").replace(", interval: 60ms, fast_interval: 30ms", timing);
+    let timing = format!(", interval: {interval}ms, fast_interval: 10ms, rise: 1, fall: 1");
+    let check = checking(answers[0], "").replace(", interval: 60ms, fast_interval: 30ms", &timing);
     let setup = setup.pool("strategy: hot_standby").pool(&check).pool(keys);
     let proxy = setup.start();
     expect_checks(answers[0], 1);
@@ -81,7 +81,7 @@ fn pair(threads: u32, keys: &str, answers: [&Answers; 2]) -> ([Node; 2], Proxy) 
 fn moved_by_checks(threads: u32) {
     let (answers, fine) = (Answers::by("P"), Answers::by("P"));
     let keys = "failover: {failback: auto, demotion: {connections: keep}}";
-    let (nodes, proxy) = pair(threads, keys, [&answers, &fine]);
+    let (nodes, proxy) = pair(threads, 20, keys, [&answers, &fine]);
     let mut reigns = Vec::new();
     let served = under_load(&proxy, 4, || {
         for _ in 0..MOVES / 2 {
@@ -131,7 +131,7 @@ fn moved_by_death(threads: u32) {
     let (answers, fine) = (Answers::by("P"), Answers::by("P"));
     let keys = "failover: {failback: auto}, \
                 outlier_detection: {base_ejection: 250ms, max_ejection: 250ms}";
-    let (nodes, proxy) = pair(threads, keys, [&answers, &fine]);
+    let (nodes, proxy) = pair(threads, 200, keys, [&answers, &fine]);
     let mut reigns = Vec::new();
     let served = under_load(&proxy, 4, || {
         for _ in 0..MOVES / 2 {
