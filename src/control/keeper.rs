@@ -101,8 +101,7 @@ pub struct Keeper {
 }
 
 impl Node {
-    /// A backend as the file has it. What is known of it comes with [`Keeper::start`] or
-    /// [`Keeper::add`].
+    /// A backend as the file has it. What is known of it comes with [`Keeper::start`].
     #[must_use]
     pub fn new(
         id: Id,

@@ -6,7 +6,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::task::AbortHandle;
 use tracing::warn;
@@ -285,4 +284,4 @@ fn query(target: &Target) -> Option<Query> {
 }
 
 /// How long after the start what was saved is believed of addresses that are found only then.
-pub(super) const LATE: Tick = Duration::from_secs(60).as_millis() as Tick;
+pub(super) const LATE: Tick = 60_000;

@@ -600,7 +600,12 @@ impl<'a> Race<'a> {
             self.failed.insert(backend.id);
         }
         if let Some(trouble) = judge::trouble(error) {
-            let began = self.connection.start;
+            // A refusal tells of this moment, a timeout of the one when the attempt began.
+            let now = self.worker.engine.clock.exact();
+            let began = now.saturating_sub(match error {
+                ConnectError::Timeout => self.pool.connect.timeout,
+                _ => 0,
+            });
             judge::failed(self.worker, self.pool, lease, (trouble, began));
         }
     }
