@@ -1,8 +1,8 @@
 //! The epoll instance of a thread of the data path, and who is told what.
 //!
 //! Three kinds of news come from it: of a socket of a relayed connection, which its thread's relays
-//! hear of; of a socket that a task waits for (a [`Source`]); and that another thread has woken a
-//! task of this one (the [`Alarm`]).
+//! hear of; of a socket that a task waits for (a `Source`); and that another thread has woken a
+//! task of this one (the `Alarm`).
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
