@@ -109,10 +109,10 @@ def three_backends(place):
     place.start_proxy()
 
 
-def steady(place, fault):
-    """Opens RATE connections a second and calls `fault` two seconds in, which says when it happened. (result, when)"""
+def steady(place, fault, rate=RATE):
+    """Opens `rate` connections a second and calls `fault` two seconds in, which says when it happened. (result, when)"""
     secs = 5 if place.options.quick else 12
-    client = place.client("short", "--rate", RATE, "--secs", secs, "--warm", 0, "--timeout-ms", 10000)
+    client = place.client("short", "--rate", rate, "--secs", secs, "--warm", 0, "--timeout-ms", 10000)
     when = []
     timer = threading.Timer(2, lambda: when.append(fault()))
     timer.start()

@@ -63,7 +63,10 @@ static double percentile(double share) {
 
 static void print_results(u64 bytes) {
     qsort(latency, latencies, sizeof *latency, ascending);
-    printf("{\"ok\":%lu,\"ok_window\":%lu,\"bytes_window\":%lu,\"window_s\":%.6f,\"errors\":%lu,", ok, ok_window, bytes,
+    u64 slow = 0;
+    while (slow < latencies && latency[latencies - 1 - slow] > 2000000) slow++;
+    printf("{\"over_200ms\":%lu,", slow);
+    printf("\"ok\":%lu,\"ok_window\":%lu,\"bytes_window\":%lu,\"window_s\":%.6f,\"errors\":%lu,", ok, ok_window, bytes,
            (double)(t_end - t_begin) / 1e9, errors);
     printf("\"p50_us\":%.1f,\"p99_us\":%.1f,\"p999_us\":%.1f,\"max_us\":%.1f,\"first_errors\":[", percentile(.5),
            percentile(.99), percentile(.999), percentile(1));

@@ -48,6 +48,8 @@ class Place:
         os.sched_setaffinity(0, self.load_cores)
         self.listen = f"127.0.0.1:{self.port(8000)}"
         self.addresses, self.backends, self.process = [], [], None
+        # Besides round robin over the addresses: a standby, more keys of tidegate's pool and backends, checks of the peers'.
+        self.strategy, self.pool_keys, self.backend_keys, self.checked = "round_robin", "", [], False
 
     def __enter__(self):
         return self

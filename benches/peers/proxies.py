@@ -18,7 +18,8 @@ class Tidegate:
 
     def command(self, place):
         path = os.path.join(place.folder, "tidegate.yaml")
-        backends = "\n".join(f'      - {{ name: b{i}, address: "{a}" }}' for i, a in enumerate(place.addresses))
+        keys = [f", {k}" if k else "" for k in place.backend_keys] + [""] * len(place.addresses)
+        backends = "\n".join(f'      - {{ name: b{i}, address: "{a}"{keys[i]} }}' for i, a in enumerate(place.addresses))
         write(path, f"""\
 runtime: {{ threads: {place.threads} }}
 log: {{ level: {place.log_level} }}
@@ -26,7 +27,8 @@ listeners:
   main: {{ bind: "{place.listen}", pool: main }}
 pools:
   main:
-    strategy: round_robin
+    strategy: {place.strategy}
+    {place.pool_keys}
     backends:
 {backends}
 """)
@@ -48,7 +50,12 @@ class HAProxy:
     def command(self, place):
         path = os.path.join(place.folder, "haproxy.cfg")
         splice = "option splice-request\n  option splice-response" if self.splice else ""
-        servers = "\n".join(f"  server b{i} {a}" for i, a in enumerate(place.addresses))
+        is_standby = place.strategy == "hot_standby"
+        # What evicts the active one on refused connections there: its own passive detection.
+        watch = " check inter 2s fall 3 observe layer4 error-limit 3 on-error mark-down" if is_standby else ""
+        watch = " check inter 2s" if place.checked else watch
+        servers = "\n".join(f"  server b{i} {a}{watch}{' backup' if is_standby and i else ''}"
+                            for i, a in enumerate(place.addresses))
         write(path, f"""\
 global
   nbthread {place.threads}
@@ -90,7 +97,10 @@ class Nginx:
         path = os.path.join(place.folder, "nginx.conf")
         load = f"load_module {self.module};" if os.path.exists(self.module) else ""
         user = "user root;" if os.getuid() == 0 else ""  # the only user there is in a user namespace
-        servers = "\n".join(f"    server {a} max_fails=0;" for a in place.addresses)
+        is_standby = place.strategy == "hot_standby"
+        fails = "max_fails=3 fail_timeout=10s" if is_standby else "max_fails=0"
+        servers = "\n".join(f"    server {a} {fails}{' backup' if is_standby and i else ''};"
+                            for i, a in enumerate(place.addresses))
         write(path, f"""\
 {load}
 {user}

@@ -17,6 +17,11 @@ and left out.
     kill       SIGKILL of one of three backends under 500 new connections a second: 0 failed
     hole       the same with that backend's packets dropped: 0 failed, none slower than the hedge and 50 ms
     start      10,000 backends: start to first relayed byte in less than a second
+  failover = the following, beside the peers that can do it:
+    active-kill, active-hole    SIGKILL of the active of a hot standby, and its packets dropped
+    frozen     SIGSTOP of one of four under 1,000 requests a second, first_byte: 250ms
+    takeovers  50 takeovers in a row
+    checks     processor time of TCP checks, 5,000 backends at 2 s
 
 CPU figures are CPU time of the proxy's processes per unit of work, kernel work in their context included: the figure
 to trust. A window in which others took more than 3 % of the machine is repeated, twice at most. The load client and
@@ -36,6 +41,7 @@ import time
 
 import machine
 from bars import BARS
+from failover import BESIDE, FAILOVER
 from machine import Skip
 from place import Place, compile_load
 from proxies import Tidegate, peers
@@ -43,12 +49,13 @@ from scenarios import SCENARIOS
 from table import print_bars, print_table
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+UNABLE = {("checks", "nginx stream")}  # it makes no checks
 ONCE = {"syscalls"}  # counts: more rounds say no more
 
 
 def arguments():
     parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
-    parser.add_argument("what", nargs="*", metavar="SCENARIO", help=f"{', '.join([*SCENARIOS, *BARS])}, bars or all")
+    parser.add_argument("what", nargs="*", metavar="SCENARIO", help=f"{', '.join([*SCENARIOS, *BARS, *FAILOVER])}, bars, failover or all")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--secs", type=float, default=2.0, help="length of each measured window")
     parser.add_argument("--threads", type=int, default=1, help="of every proxy; nothing is pinned with 2 or more")
@@ -57,12 +64,12 @@ def arguments():
     parser.add_argument("--binary", help="measure this tidegate (default: build the release binary)")
     parser.add_argument("--json", metavar="FILE", help="write every figure of every round")
     options = parser.parse_args()
-    known = {**SCENARIOS, **BARS}
+    known = {**SCENARIOS, **BARS, **FAILOVER}
     options.what = [w for what in options.what or list(SCENARIOS)
-                    for w in {"all": list(known), "bars": list(BARS)}.get(what, [what])]
+                    for w in {"all": list(known), "bars": list(BARS), "failover": list(FAILOVER)}.get(what, [what])]
     for what in options.what:
         if what not in known:
-            parser.error(f"unknown scenario \"{what}\"; there are {', '.join(known)}, bars and all")
+            parser.error(f"unknown scenario \"{what}\"; there are {', '.join(known)}, bars, failover and all")
     if options.quick:
         options.rounds, options.secs = 1, 0.7
     options.failed = False
@@ -105,17 +112,23 @@ def rounds(names, proxies, options):
     return found
 
 
-def promises(names, tidegate, options):
+def promises(names, tidegate, found, options):
     """Rows of (what, verdict, figure)."""
     rows = []
     for name in names:
         try:
-            rows += measure(BARS[name], tidegate, options)
+            rows += measure({**BARS, **FAILOVER}[name], tidegate, options)
         except Skip as x:
             rows.append([name, "skipped", str(x)])
         except RuntimeError as x:
             rows.append([name, "FAIL", f"not measured: {x}"])
             options.failed = True
+        for peer in (p for p in found if p.shipped and name in BESIDE and (name, p.label) not in UNABLE):
+            try:
+                rows += [[f"{peer.label}: {what}", "(peer)", figure]
+                         for what, _, figure in measure(FAILOVER[name], peer, options)]
+            except (Skip, RuntimeError) as x:
+                rows.append([f"{peer.label}: {name}", "(peer)", f"not measured: {x}"])
     return rows
 
 
@@ -145,7 +158,7 @@ def main():
     names = [w for w in options.what if w in SCENARIOS]
     figures = rounds(names, [tidegate, *found], options) if names else {}
     held = print_table(title, figures, found) if names else True
-    bars = promises([w for w in options.what if w in BARS], tidegate, options)
+    bars = promises([w for w in options.what if w in BARS or w in FAILOVER], tidegate, found, options)
     if bars:
         held = print_bars(title, bars) and held
     if options.json:
