@@ -24,5 +24,6 @@ mod http;
 mod nginx;
 mod php;
 mod postgres;
+mod prometheus;
 mod redis;
 mod server;
