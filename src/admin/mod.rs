@@ -168,7 +168,7 @@ async fn answer_all(
     let mut serving = pin!(serving);
     let served = tokio::select! {
         served = serving.as_mut() => served,
-        _ = leaving.wait_for(|leaving| *leaving) => {
+        () = async { drop(leaving.wait_for(|leaving| *leaving).await) } => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

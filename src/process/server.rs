@@ -142,16 +142,17 @@ impl Server {
             prepared: None,
         });
         let saved = inheritance.state.take();
-        let threads_told = notices;
         let setup =
-            Setup { clock, ports, source, host, threads: threads_told, reports, counters, saved };
+            Setup { clock, ports, source, host, threads: notices, reports, counters, saved };
         let faces = |handle| admin::serve_as_told(told, handle);
         let control = Control::start(setup, config.clone(), snapshot, faces)?;
         let end_all = tokio::sync::watch::Sender::new(None);
-        let shared = Arc::new(Shared { clock, ports, reporter, slots, fleet, end_all, access: recorder });
+        let shared =
+            Arc::new(Shared { clock, ports, reporter, slots, fleet, end_all, access: recorder });
         let (alive, all_ended) = Alive::new();
         let sockets = doors.lock().hand_out(Arc::clone(&shared));
-        let server = Self { shared, control: Some(control), doors, endpoint, access, alive: all_ended };
+        let server =
+            Self { shared, control: Some(control), doors, endpoint, access, alive: all_ended };
         let inboxes = orders.into_iter().zip(heard);
         let inboxes = inboxes.map(|(orders, notices)| Inbox { orders, notices });
         for (index, (inbox, sockets)) in inboxes.zip(sockets).enumerate() {
