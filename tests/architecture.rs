@@ -22,8 +22,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["balance", "config", "failover", "health", "log", "metrics", "net", "probe", "state"],
     ),
     ("admin", &["config", "control::event", "control::handle", "metrics", "net", "state"]),
-    ("proxy", &["balance", "config::model", "health", "net", "state"]),
-    ("process", &["balance", "config", "control", "health", "log", "net", "proxy", "state"]),
+    ("proxy", &["balance", "config::model", "health", "log::access", "net", "state"]),
+    (
+        "process",
+        &["admin", "balance", "config", "control", "health", "log", "net", "proxy", "state"],
+    ),
     ("cli", &["balance", "config", "log", "process"]),
 ];
 

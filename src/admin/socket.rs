@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::{Sleep, sleep};
 
 use crate::net::addr::Address;
-use crate::net::listen::{Bound, ListenOptions, bind_all, bind_private};
+use crate::net::listen::{self, Bound, ListenOptions, bind_all, bind_private};
 
 /// How long the other side may leave unread what it was sent.
 const UNREAD: Duration = Duration::from_secs(15);
@@ -36,6 +36,15 @@ pub fn bind(address: &Address) -> io::Result<Bound> {
         Address::Unix(path) => bind_private(path),
         Address::Tcp(_) => bind_all(address, 1, &OPTIONS),
     }
+}
+
+/// The endpoint's socket, which another process has bound to `address`.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn take_over(address: Address, socket: OwnedFd) -> io::Result<Bound> {
+    listen::take_over(address, vec![socket], 1, &OPTIONS)
 }
 
 /// Of a socket for a few connections that are short or say little.

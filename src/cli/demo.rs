@@ -22,6 +22,11 @@ const LISTEN: &str = "127.0.0.1:9501";
 /// The names of its worker nodes.
 const WORKERS: [&str; 3] = ["worker-1", "worker-2", "worker-3"];
 
+/// Where the dashboard is, or on one of the ports after it.
+const DASHBOARD: (&str, u16) = ("127.0.0.1", 9900);
+/// How many ports are tried for it.
+const DASHBOARD_PORTS: u16 = 20;
+
 /// What `demo` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -44,23 +49,37 @@ pub(super) fn run(arguments: &Arguments, registry: &Registry) -> Result<(), u8> 
         })?;
         addresses.push(address.to_string());
     }
-    let config =
-        one_shot(&[LISTEN.to_owned()], &addresses, None, registry).map_err(|problems| {
-            problems.iter().for_each(|problem| complain(&format!("tidegate: {problem}")));
-            FAILED
-        })?;
+    let (listen, admin) = ([LISTEN.to_owned()], dashboard_address());
+    let made = one_shot(&listen, &addresses, None, Some(&admin), registry);
+    let config = made.map_err(|problems| {
+        problems.iter().for_each(|problem| complain(&format!("tidegate: {problem}")));
+        FAILED
+    })?;
     let source = Source { path: None, registry: registry.clone() };
-    serve(&config, source, || introduce(&addresses))
+    serve(&config, source, |server| {
+        introduce(&addresses, server.admin_address().map(|at| at.to_string()))
+    })
+}
+
+/// The first place for the dashboard that is free, or the first one of all, so that an error names it.
+fn dashboard_address() -> String {
+    let (host, first) = DASHBOARD;
+    let mut ports = first..first + DASHBOARD_PORTS;
+    let free = ports.find(|port| TcpListener::bind((host, *port)).is_ok());
+    format!("{host}:{}", free.unwrap_or(first))
 }
 
 /// Says what is there and what to try.
-fn introduce(addresses: &[String]) {
+fn introduce(addresses: &[String], admin: Option<String>) {
     let nodes: String =
         WORKERS.iter().zip(addresses).map(|(name, at)| format!("  {name}  {at}\n")).collect();
+    let dashboard = admin.map_or_else(String::new, |at| {
+        format!("Watch it, in a browser or with `tidegate top`:\n\n  http://{at}/\n\n")
+    });
     // Serving goes on where nobody reads this.
     let _ = print(&format!(
         "tidegate demo: {LISTEN} balances over three worker nodes in this process:\n{nodes}\n\
-         Try it; each answer names its worker:\n\n  curl http://{LISTEN}/\n\n\
+         Try it; each answer names its worker:\n\n  curl http://{LISTEN}/\n\n{dashboard}\
          Stop it with Ctrl-C.\n\n"
     ));
 }

@@ -17,6 +17,9 @@ pub(super) struct Arguments {
     /// Forward to this backend; may be repeated
     #[arg(long, value_name = "ADDR", requires = "listen")]
     backend: Vec<String>,
+    /// Open the admin endpoint here: an address that only this host reaches, or unix:/PATH
+    #[arg(long, value_name = "ADDR", requires = "listen")]
+    admin_bind: Option<String>,
     /// How a backend is chosen
     #[arg(long, value_name = "NAME", requires = "listen")]
     strategy: Option<String>,
@@ -29,7 +32,7 @@ pub(super) fn run(arguments: &Arguments, registry: &Registry) -> Result<(), u8> 
     } else {
         (None, from_arguments(arguments, registry)?)
     };
-    serve(&config, Source { path, registry: registry.clone() }, || ())
+    serve(&config, Source { path, registry: registry.clone() }, |_| ())
 }
 
 fn from_arguments(arguments: &Arguments, registry: &Registry) -> Result<Config, u8> {
@@ -37,15 +40,20 @@ fn from_arguments(arguments: &Arguments, registry: &Registry) -> Result<Config, 
         complain("tidegate: --listen and --backend take the place of a file: leave -c away");
         return Err(WRONG);
     }
-    let strategy = arguments.strategy.as_deref();
-    one_shot(&arguments.listen, &arguments.backend, strategy, registry).map_err(|problems| {
+    let (strategy, admin) = (arguments.strategy.as_deref(), arguments.admin_bind.as_deref());
+    let made = one_shot(&arguments.listen, &arguments.backend, strategy, admin, registry);
+    made.map_err(|problems| {
         problems.iter().for_each(|p| complain(&format!("tidegate: {}: {}", p.path, p.message)));
         WRONG
     })
 }
 
 /// Serves until told to stop; `started` is called once connections are served.
-pub(super) fn serve(config: &Config, source: Source, started: impl FnOnce()) -> Result<(), u8> {
+pub(super) fn serve(
+    config: &Config,
+    source: Source,
+    started: impl FnOnce(&Server),
+) -> Result<(), u8> {
     let _log = crate::log::start(&config.log);
     let signals = Signals::take_over().map_err(|error| {
         tracing::error!(%error, "cannot wait for signals");
@@ -59,6 +67,6 @@ pub(super) fn serve(config: &Config, source: Source, started: impl FnOnce()) -> 
         tracing::error!("{error}");
         FAILED
     })?;
-    started();
+    started(&server);
     if signals.serve(server) { Ok(()) } else { Err(FAILED) }
 }

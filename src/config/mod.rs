@@ -105,23 +105,27 @@ fn load_tree<'b>(
 }
 
 /// A configuration without a file: `run --listen … --backend … --strategy …`. One listener, `main`,
-/// with every `listen` address, and one pool, `main`, with every backend.
+/// with every `listen` address, and one pool, `main`, with every backend; and the admin endpoint at
+/// `admin`.
 ///
 /// # Errors
 ///
-/// Every problem; `path` is the option, `--listen`, `--backend` or `--strategy`.
+/// Every problem; `path` is the option, `--listen`, `--backend`, `--strategy` or `--admin-bind`.
 pub fn one_shot(
     listen: &[String],
     backends: &[String],
     strategy: Option<&str>,
+    admin: Option<&str>,
     registry: &Registry,
 ) -> Result<Config, Vec<Problem>> {
-    let read = Read { root: one_shot_tree(listen, backends, strategy), nodes_left: MAX_NODES };
+    let read =
+        Read { root: one_shot_tree(listen, backends, strategy, admin), nodes_left: MAX_NODES };
     finish(read, registry, Problems::default()).map(|(config, _)| config).map_err(|problems| {
         let options = [
             ("listeners.main.bind", "--listen"),
             ("pools.main.backends", "--backend"),
             ("pools.main.strategy", "--strategy"),
+            ("admin", "--admin-bind"),
         ];
         let named = |problem: Problem| {
             let option = options.iter().find(|(path, _)| problem.path.starts_with(path));
@@ -222,6 +226,7 @@ fn one_shot_tree<'a>(
     listen: &'a [String],
     backends: &'a [String],
     strategy: Option<&'a str>,
+    admin: Option<&'a str>,
 ) -> Node<'a> {
     // Places are counters: problems of different values must not be taken for one.
     let places = Cell::new(0);
@@ -243,10 +248,12 @@ fn one_shot_tree<'a>(
     let listener = map(vec![("bind", list(listen)), ("pool", scalar("main"))]);
     let mut pool = vec![("backends", list(backends))];
     pool.extend(strategy.map(|strategy| ("strategy", scalar(strategy))));
-    map(vec![
+    let mut root = vec![
         ("listeners", map(vec![("main", listener)])),
         ("pools", map(vec![("main", map(pool))])),
-    ])
+    ];
+    root.extend(admin.map(|admin| ("admin", map(vec![("bind", scalar(admin))]))));
+    map(root)
 }
 
 #[cfg(test)]

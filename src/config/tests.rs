@@ -294,14 +294,16 @@ pools: { y: { backends: [10.0.0.1:1] }, b: { backends: [10.0.0.1:1] } }
 fn a_configuration_needs_no_file() {
     let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
     let (listen, backends) = (texts(&["127.0.0.1:9501"]), texts(&["10.0.0.1:1", "10.0.0.2:1"]));
-    let config = one_shot(&listen, &backends, Some("random"), &registry()).unwrap();
+    let config =
+        one_shot(&listen, &backends, Some("random"), Some("127.0.0.1:0"), &registry()).unwrap();
     assert_eq!(config.listeners["main"].bind, [tcp("127.0.0.1:9501")]);
     assert_eq!(config.listeners["main"].routes[0].pool, "main");
     assert_eq!(config.pools["main"].backends.len(), 2);
     assert_eq!(config.pools["main"].strategy.name, "random");
-    assert!(one_shot(&listen, &backends, None, &registry()).is_ok());
+    assert_eq!(config.admin.unwrap().bind, tcp("127.0.0.1:0"));
+    assert!(one_shot(&listen, &backends, None, None, &registry()).is_ok());
 
-    let wrong = one_shot(&texts(&["9501"]), &texts(&["10.0.0.1"]), Some("rnd"), &registry());
+    let wrong = one_shot(&texts(&["9501"]), &texts(&["10.0.0.1"]), Some("rnd"), None, &registry());
     let wrong: Vec<String> = wrong.unwrap_err().iter().map(ToString::to_string).collect();
     assert_eq!(wrong.len(), 3, "{wrong:#?}");
     for (option, hint) in [
@@ -313,11 +315,13 @@ fn a_configuration_needs_no_file() {
         assert!(found.is_some_and(|problem| problem.contains(hint)), "{option} {wrong:#?}");
     }
     let twice = texts(&["127.0.0.1:1", "127.0.0.1:1"]);
-    let loops = one_shot(&twice, &texts(&["127.0.0.1:1"]), None, &registry()).unwrap_err();
+    let loops = one_shot(&twice, &texts(&["127.0.0.1:1"]), None, None, &registry()).unwrap_err();
     assert_eq!(loops.len(), 2, "each is said once: {loops:#?}");
     assert!(loops.iter().all(|problem| !problem.to_string().contains("line")));
-    let none = one_shot(&[], &[], None, &registry()).unwrap_err();
+    let none = one_shot(&[], &[], None, None, &registry()).unwrap_err();
     assert_eq!(none.len(), 2, "{none:#?}");
+    let open = one_shot(&listen, &backends, None, Some("0.0.0.0:9900"), &registry()).unwrap_err();
+    assert!(open[0].to_string().starts_with("--admin-bind: "), "{open:#?}");
 }
 
 #[test]

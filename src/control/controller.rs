@@ -59,6 +59,8 @@ pub struct Setup {
     pub threads: Threads,
     /// What they report.
     pub reports: mpsc::Receiver<(Report, Asked)>,
+    /// Where it counts what concerns the whole process.
+    pub counters: Arc<ProcessCounters>,
     /// What another process has passed on; it comes before the state file.
     pub saved: Option<Saved>,
 }
@@ -167,7 +169,7 @@ impl Controller {
         let (news, repairs) = mpsc::unbounded_channel();
         let (loaded, reloaded) = mpsc::unbounded_channel();
         let (resolved, found) = mpsc::unbounded_channel();
-        let Setup { clock, ports, source, host, threads, reports, saved } = setup;
+        let Setup { clock, ports, source, host, threads, reports, counters, saved } = setup;
         let mut controller = Self {
             clock,
             ports,
@@ -181,7 +183,7 @@ impl Controller {
             restored: None,
             threads,
             events,
-            counters: Arc::default(),
+            counters,
             pools: Vec::new(),
             homes: HashMap::new(),
             timers: Timers::default(),
@@ -207,6 +209,7 @@ impl Controller {
         }
         controller.restored = saved;
         controller.begin_checks();
+        controller.counters.configured(unix_seconds());
         if is_upgrade {
             controller.tell(News {
                 kind: Kind::Upgraded,

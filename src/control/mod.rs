@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::sync_channel;
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions};
@@ -45,6 +46,9 @@ pub use places::Places;
 
 use crate::config::model::Config;
 use crate::state::Snapshot;
+
+/// How long faces may take to end.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// The running control plane.
 #[derive(Debug)]
@@ -69,15 +73,17 @@ pub enum StartError {
 
 impl Control {
     /// Starts the control plane of the pools of `snapshot`: their first rotations are in force when
-    /// this returns. Blocks for that long.
+    /// this returns. Blocks for that long. What `faces` makes of a handle runs beside it, on its thread,
+    /// until it ends by itself once the control plane has: it is waited for, for a second at most.
     ///
     /// # Errors
     ///
     /// See [`StartError`]; nothing is left running then.
-    pub fn start(
+    pub fn start<F: Future<Output = ()> + 'static>(
         setup: Setup,
         config: Config,
         snapshot: Arc<Snapshot>,
+        faces: impl FnOnce(Handle) -> F + Send + 'static,
     ) -> Result<Self, StartError> {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
@@ -99,8 +105,11 @@ impl Control {
                 let what = (config, snapshot);
                 match Controller::new(setup, what, (events, requests)) {
                     Ok(controller) => {
+                        let faces = tokio::task::spawn_local(faces(handle.clone()));
                         let _ = started.send(Ok(handle));
                         controller.run(stopped, &is_retired).await;
+                        // Who still asks is told that it has ended.
+                        let _ = tokio::time::timeout(LAST_ANSWERS, faces).await;
                     }
                     Err(error) => drop(started.send(Err(error.into()))),
                 }

@@ -6,33 +6,40 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::warn;
 
+use super::access::Access;
 use super::doors::Doors;
+use super::endpoint::Endpoint;
 use super::limits::{Shares, share};
 use crate::config::model::{Config, Runtime};
 use crate::control::reload::{Host, HostError};
 use crate::net::addr::Address;
 use crate::state::{Slots, Snapshot};
 
-/// The doors of the process, which the supervisor and the control plane both have to do with.
-#[derive(Clone, Debug)]
-pub(super) struct SharedDoors(Arc<Mutex<Doors>>);
+/// What the supervisor and the control plane both have to do with.
+#[derive(Debug)]
+pub(super) struct Held<T>(Arc<Mutex<T>>);
 
-impl SharedDoors {
-    pub(super) fn new(doors: Doors) -> Self {
-        #[expect(
-            clippy::disallowed_types,
-            reason = "taken at start, reload, upgrade and stop only"
-        )]
-        Self(Arc::new(Mutex::new(doors)))
+impl<T> Clone for Held<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
     }
-    pub(super) fn lock(&self) -> MutexGuard<'_, Doors> {
+}
+
+impl<T> Held<T> {
+    pub(super) fn new(held: T) -> Self {
+        Self(Arc::new(Mutex::new(held)))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The process around the control plane.
 pub(super) struct Around {
-    pub(super) doors: SharedDoors,
+    pub(super) doors: Held<Doors>,
+    pub(super) endpoint: Held<Endpoint>,
+    pub(super) access: Held<Access>,
     pub(super) slots: Arc<Slots>,
     pub(super) descriptors: u64,
     pub(super) threads: usize,
@@ -59,13 +66,18 @@ impl Host for Around {
                 self.descriptors
             ))
         })?;
-        self.doors.lock().prepare(snapshot).map_err(|error| HostError(error.to_string()))?;
+        let words = |error: &dyn std::error::Error| HostError(error.to_string());
+        self.doors.lock().prepare(snapshot).map_err(|error| words(&error))?;
+        self.endpoint.lock().prepare(config.admin.as_ref()).map_err(|error| words(&error))?;
+        self.access.lock().prepare(&config.log).map_err(|error| words(&error))?;
         self.prepared = Some((shares, config.clone()));
         Ok(())
     }
 
     fn commit(&mut self) {
         self.doors.lock().commit();
+        self.endpoint.lock().commit();
+        self.access.lock().commit();
         let Some((shares, config)) = self.prepared.take() else { return };
         self.slots.set_limit(Some(shares.connections));
         if config.runtime.threads != self.runtime.threads {
@@ -80,6 +92,8 @@ impl Host for Around {
 
     fn abandon(&mut self) {
         self.doors.lock().abandon();
+        self.endpoint.lock().abandon();
+        self.access.lock().abandon();
         self.prepared = None;
     }
 }

@@ -4,10 +4,14 @@ use std::num::{NonZeroU32, NonZeroUsize};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::admin::MAX_CONNECTIONS;
 use crate::config::model::Config;
 
-/// Descriptors for everything that is no connection: log, runtimes, configuration, checks.
+/// Descriptors for everything that is no connection of a client: log, runtimes, configuration, checks.
 const RESERVED: u64 = 64;
+/// Descriptors of the admin endpoint: its listening socket, twice, and its connections. Kept for it where
+/// there is none too, so that a reload can open one.
+const ENDPOINT: u64 = 2 + MAX_CONNECTIONS as u64;
 /// Descriptors of a connection: its two sockets.
 const PER_CONNECTION: u64 = 2;
 /// One pipe for every so many descriptors, so that nearly all are left for connections. A pipe is
@@ -71,7 +75,7 @@ pub(super) fn share(
     let threads = (threads as u64).max(1);
     let pipes = (descriptors / DESCRIPTORS_PER_PIPE / threads).min(MAX_PIPES);
     // A runtime has an epoll instance, an event descriptor and a copy of each.
-    let fixed = RESERVED + sockets as u64 + threads * (4 + 2 * pipes);
+    let fixed = RESERVED + ENDPOINT + sockets as u64 + threads * (4 + 2 * pipes);
     let possible = descriptors.saturating_sub(fixed) / PER_CONNECTION;
     let possible = u32::try_from(possible).unwrap_or(u32::MAX);
     let connections = configured.map_or(possible, NonZeroU32::get);
@@ -87,15 +91,15 @@ mod tests {
 
     #[test]
     fn two_descriptors_a_connection_are_left_after_what_is_fixed() {
-        // 64 reserved, 2 sockets, 2 threads of 4, and 2 pipes of two descriptors for each thread.
+        // 64 reserved and 66 for the endpoint, 2 sockets, 2 threads of 4, and 2 pipes of two descriptors for each thread.
         let shares = share(1024, 2, 2, None).unwrap();
-        assert_eq!(shares, Shares { connections: (1024 - 64 - 2 - 8 - 8) / 2, pipes: 2 });
+        assert_eq!(shares, Shares { connections: (1024 - 64 - 66 - 2 - 8 - 8) / 2, pipes: 2 });
     }
 
     #[test]
     fn more_connections_than_descriptors_allow_are_refused_with_what_is_possible() {
         let wanted = NonZeroU32::new(1000);
-        assert_eq!(share(1024, 2, 2, wanted), Err(471));
+        assert_eq!(share(1024, 2, 2, wanted), Err(438));
         assert!(share(4096, 2, 2, wanted).is_ok());
     }
 

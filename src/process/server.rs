@@ -7,10 +7,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::access::{Access, AccessError};
 use super::doors::{BindError, Doors};
-use super::host::{Around, SharedDoors};
+use super::endpoint::{AdminError, Endpoint};
+use super::host::{Around, Held};
 use super::limits::{Shares, raise_descriptors, share, threads};
 use super::upgrade::{Estate, Inheritance, UpgradeError, start_successor};
+use crate::admin;
 use crate::balance::Registry;
 use crate::config::model::Config;
 use crate::control::reload::Source;
@@ -19,6 +22,7 @@ use crate::net::addr::Address;
 use crate::net::clock::Clock;
 use crate::net::dial::EphemeralPorts;
 use crate::proxy::{Alive, Fleet, Inbox, Order, Shared, start};
+use crate::state::counters::ProcessCounters;
 use crate::state::{Ending, Reporter, Slots, Snapshot, Threads};
 
 /// How long connections may take to be told that they end, once they must.
@@ -30,6 +34,12 @@ pub enum StartError {
     /// An address could not be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The admin endpoint could not be opened.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The access log could not be opened.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// The limit on descriptors does not allow what is configured.
     #[error(
         "runtime.max_connections: {wanted} connections need more descriptors than the {available} \
@@ -76,7 +86,9 @@ pub struct Server {
     shared: Arc<Shared>,
     /// `None` once it has been stopped.
     control: Option<Control>,
-    doors: SharedDoors,
+    doors: Held<Doors>,
+    endpoint: Held<Endpoint>,
+    access: Held<Access>,
     /// Ends when the last thread has ended.
     alive: mpsc::Receiver<std::convert::Infallible>,
 }
@@ -107,7 +119,12 @@ impl Server {
         let snapshot = Arc::new(Snapshot::new(config, None).map_err(StartError::Unknown)?);
         let descriptors = raise_descriptors();
         let shares = shares(config, &snapshot, (descriptors, threads))?;
-        let doors = SharedDoors::new(Doors::open(&snapshot, threads, &mut inheritance)?);
+        let doors = Held::new(Doors::open(&snapshot, threads, &mut inheritance)?);
+        let (endpoint, told) = Endpoint::open(config.admin.as_ref(), inheritance.admin.take())?;
+        let endpoint = Held::new(endpoint);
+        let counters = Arc::new(ProcessCounters::default());
+        let access = Access::open(&config.log, Arc::clone(&counters))?;
+        let (recorder, access) = (access.recorder(), Held::new(access));
         let (fleet, orders) = Fleet::new(threads);
         let (reporter, reports) = Reporter::new();
         let (clock, ports) = (Clock::start(), EphemeralPorts::read());
@@ -115,6 +132,8 @@ impl Server {
         let slots = Arc::new(Slots::new(Some(shares.connections)));
         let host = Box::new(Around {
             doors: doors.clone(),
+            endpoint: endpoint.clone(),
+            access: access.clone(),
             slots: Arc::clone(&slots),
             descriptors,
             threads,
@@ -123,13 +142,17 @@ impl Server {
             prepared: None,
         });
         let saved = inheritance.state.take();
-        let setup = Setup { clock, ports, source, host, threads: notices, reports, saved };
-        let control = Control::start(setup, config.clone(), snapshot)?;
+        let setup =
+            Setup { clock, ports, source, host, threads: notices, reports, counters, saved };
+        let faces = |handle| admin::serve_as_told(told, handle);
+        let control = Control::start(setup, config.clone(), snapshot, faces)?;
         let end_all = tokio::sync::watch::Sender::new(None);
-        let shared = Arc::new(Shared { clock, ports, reporter, slots, fleet, end_all });
+        let shared =
+            Arc::new(Shared { clock, ports, reporter, slots, fleet, end_all, access: recorder });
         let (alive, all_ended) = Alive::new();
         let sockets = doors.lock().hand_out(Arc::clone(&shared));
-        let server = Self { shared, control: Some(control), doors, alive: all_ended };
+        let server =
+            Self { shared, control: Some(control), doors, endpoint, access, alive: all_ended };
         let inboxes = orders.into_iter().zip(heard);
         let inboxes = inboxes.map(|(orders, notices)| Inbox { orders, notices });
         for (index, (inbox, sockets)) in inboxes.zip(sockets).enumerate() {
@@ -141,6 +164,7 @@ impl Server {
             }
         }
         server.doors.lock().announce(shares.connections);
+        server.endpoint.lock().announce();
         if inheritance.is_upgrade() {
             inheritance.answer().map_err(StartError::Abandoned)?;
             info!("another process has been taken over from");
@@ -159,6 +183,22 @@ impl Server {
     #[must_use]
     pub fn addresses(&self) -> Vec<(String, Address)> {
         self.doors.lock().addresses()
+    }
+
+    /// Where the admin endpoint is bound, if there is one.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<Address> {
+        self.endpoint.lock().address()
+    }
+
+    /// Opens the file of the access log again: it may have been renamed.
+    pub fn reopen_access_log(&self) {
+        self.access.lock().reopen();
+    }
+
+    /// Ends the access log with all lines that are there. Blocks, for two seconds at most.
+    pub fn end_access_log(&self) {
+        self.access.lock().end();
     }
 
     /// A way to ask the control plane; `None` once the server has been stopped.
@@ -194,10 +234,12 @@ impl Server {
     pub async fn upgrade(&mut self) -> Result<u32, UpgradeError> {
         let control = self.control.as_ref().ok_or(UpgradeError::Ending)?;
         let state = control.handle().saved().await.map_err(|_| UpgradeError::Ending)?;
-        let estate = Estate { doors: self.doors.lock().passed(), admin: None, state };
+        let (doors, admin) = (self.doors.lock().passed(), self.endpoint.lock().passed());
+        let estate = Estate { doors, admin, state };
         let started = tokio::task::spawn_blocking(move || start_successor(&estate)).await;
         let successor = started.map_err(|_| UpgradeError::Ending)??;
         self.doors.lock().leave(&successor.taken);
+        self.endpoint.lock().leave();
         // From here on the other one checks, decides and saves.
         if let Some(control) = self.control.take() {
             control.retire();
@@ -210,6 +252,8 @@ impl Server {
     /// `None` waits for ever. Dropping the future stops nothing more than what was begun.
     pub async fn stop(&mut self, grace: Option<Duration>) {
         self.end_connections(grace).await;
+        self.endpoint.lock().close();
+        self.end_access_log();
         if let Some(control) = self.control.take() {
             // Blocks for as long as writing the state file takes: nobody is served any more.
             control.stop();

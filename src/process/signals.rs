@@ -75,6 +75,8 @@ impl Signals {
                 ),
                 () = server.stop(grace) => info!("stopped"),
             }
+            // Where it was stopped at once too.
+            server.end_access_log();
             true
         })
     }
@@ -127,8 +129,9 @@ async fn until_stop(server: &mut Server, stop: &mut Stop, other: &mut Other) -> 
     }
 }
 
-/// Has the configuration read again. What comes of it is told by the control plane, as an event.
+/// Has the configuration read and the access log opened again. What comes of it is told by the control plane, as an event.
 fn reload(server: &Server) {
+    server.reopen_access_log();
     if let Some(control) = server.control().cloned() {
         tokio::task::spawn_local(async move {
             systemd::reloading();

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tracing::{debug, error, warn};
 
 use super::connection::serve;
+use super::logged::log_refused;
 use super::worker::{Seated, Worker};
 use crate::config::model::OverLimit;
 use crate::net::clock::Tick;
@@ -225,7 +226,10 @@ fn admit(
             end = Ending::OverLimit.as_str(),
             "connection ended"
         );
-        accepted.into_stream().reset();
+        let source = accepted.peer;
+        let client = accepted.into_stream();
+        log_refused(worker, listener, source, &client);
+        client.reset();
         return;
     };
     place(worker, accepted, listener, slots);

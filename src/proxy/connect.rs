@@ -225,7 +225,7 @@ impl<'a> Race<'a> {
         })?;
         match first_bytes {
             Some(Ok(Some(_))) => return Ok(Some(self.finish(attempt))),
-            Some(Err(error)) => self.note_failure(&attempt.lease, error),
+            Some(Err(error)) => self.note_failure(&attempt.lease, error, attempt.started),
             Some(Ok(None)) | None => self.under_way().list.borrow_mut().push(attempt),
         }
         Ok(None)
@@ -247,7 +247,7 @@ impl<'a> Race<'a> {
             }
             Err(error) => {
                 self.unread = bytes[self.preface.len()..].to_vec();
-                self.note_failure(&attempt.lease, error);
+                self.note_failure(&attempt.lease, error, attempt.started);
             }
         }
         None
@@ -310,23 +310,19 @@ impl<'a> Race<'a> {
                 self.pool.live.counters.retries.add();
             }
             self.made += 1;
+            let started = Instant::now();
             match self.dial(&lease) {
                 Ok(dial) => {
                     self.hedge_at = self.pool.connect.hedge.map(|hedge| now + hedge);
                     let expires = now + self.pool.connect.timeout;
-                    return Next::Attempt(Attempt {
-                        dial,
-                        lease,
-                        started: Instant::now(),
-                        expires,
-                    });
+                    return Next::Attempt(Attempt { dial, lease, started, expires });
                 }
                 // Without descriptors or memory no other backend can be connected to either.
                 Err(error) if error.is_shortage() => return Next::End(Ending::LocalError),
                 // What this host lacks for one address, another one may not need.
                 Err(ConnectError::Local(_)) => last = Ending::LocalError,
                 Err(error) => {
-                    self.note_failure(&lease, error);
+                    self.note_failure(&lease, error, started);
                     last = Ending::ConnectFailed;
                 }
             }
@@ -548,7 +544,7 @@ impl<'a> Race<'a> {
                 }
             };
             let failed = list.swap_remove(index);
-            self.note_failure(&failed.lease, error);
+            self.note_failure(&failed.lease, error, failed.started);
             failed.dial.abandon();
             // Another one at once, beside those that are still under way.
             self.hedge_at = self.hedge_at.map(|_| now);
@@ -565,6 +561,7 @@ impl<'a> Race<'a> {
         let now = self.worker.engine.clock.now();
         let took = started.elapsed();
         self.pool.live.counters.connect.record(took);
+        self.connection.keep_connect(took);
         let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
         backend.load.record_latency(micros, u32::try_from(now & 0xffff_ffff).unwrap_or(0));
         self.connection.meter.count_into(&backend.totals);
@@ -581,8 +578,9 @@ impl<'a> Race<'a> {
     }
 
     /// Takes note of an attempt that failed.
-    fn note_failure(&mut self, lease: &Lease, error: ConnectError) {
+    fn note_failure(&mut self, lease: &Lease, error: ConnectError, started: Instant) {
         let backend = lease.backend();
+        self.connection.keep_failure(backend, error, started.elapsed());
         debug!(
             pool = %self.pool.name,
             backend = %backend.name,

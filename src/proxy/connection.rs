@@ -11,6 +11,7 @@ use tracing::debug;
 use super::accept::Arrival;
 use super::connect::{Link, connect};
 use super::judge;
+use super::logged::Kept;
 use super::opening;
 use super::worker::{Entered, Seated, Worker};
 use crate::health::Trouble;
@@ -61,6 +62,8 @@ pub(super) struct Extra {
     pub(super) unique_id: Option<Box<[u8]>>,
     /// It counts as one of its source's.
     pub(super) from_source: Option<FromSource>,
+    /// For the access log, where there is one.
+    pub(super) kept: Option<Kept>,
 }
 
 impl Connection {
@@ -82,6 +85,14 @@ impl Connection {
     /// Writes what only some have.
     pub(super) fn with_extra(&self, write: impl FnOnce(&mut Extra)) {
         write(self.extra.borrow_mut().get_or_insert_default());
+    }
+
+    /// Changes what only some have, where it is there.
+    pub(super) fn change_extra<T>(
+        &self,
+        change: impl FnOnce(&mut Extra) -> Option<T>,
+    ) -> Option<T> {
+        self.extra.borrow_mut().as_deref_mut().and_then(change)
     }
 
     /// Ends the connection for `reason`: what was read is delivered, then both sides get a FIN.
@@ -129,6 +140,7 @@ impl Connection {
         }
         let lasted = now.saturating_sub(self.start);
         self.listener.counters.end(ending, Duration::from_millis(lasted));
+        self.log(worker, lease.as_ref(), ending, lasted);
         debug!(
             listener = %self.listener.name,
             source = self.source.get().map(tracing::field::display),
@@ -170,7 +182,9 @@ pub(super) fn serve(worker: &Rc<Worker>, arrival: Arrival) -> impl Future<Output
         extra: RefCell::default(),
         _guards: (slots, seated),
     });
-    open(connection, accepted.into_stream())
+    let client = accepted.into_stream();
+    connection.begin_log(&worker.shared, &client);
+    open(connection, client)
 }
 
 /// From an accepted client to a relay. Where nothing has to be waited for, which is usual, all of
@@ -253,6 +267,7 @@ impl Entered {
 
 impl Watch for Entered {
     fn first_byte(&self) {
+        self.keep_first_byte(self.worker().engine.clock.now());
         self.served();
     }
 

@@ -12,6 +12,7 @@ mod accept;
 mod connect;
 mod connection;
 mod judge;
+mod logged;
 mod opening;
 mod worker;
 

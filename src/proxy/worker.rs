@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread::Builder as ThreadBuilder;
 
+use arc_swap::ArcSwapOption;
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -18,6 +19,7 @@ use tracing::{debug, error};
 use super::accept::{Arrival, Door, Socket, serve_here};
 use super::connect::Attempts;
 use super::connection::Connection;
+use crate::log::access::Recorder;
 use crate::net::clock::Clock;
 use crate::net::dial::EphemeralPorts;
 use crate::net::drive::drive;
@@ -42,6 +44,8 @@ pub struct Shared {
     pub fleet: Fleet,
     /// Why all connections are to end, those to come included, once they are.
     pub end_all: watch::Sender<Option<Ending>>,
+    /// The way to the access log, if there is one.
+    pub access: Arc<ArcSwapOption<Recorder>>,
 }
 
 /// What a thread of the data path is told.

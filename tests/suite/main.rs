@@ -19,6 +19,8 @@
 #![allow(clippy::cast_possible_truncation, reason = "the numbers here are small")]
 
 mod accept;
+mod access_log;
+mod admin;
 mod balancing;
 mod cli;
 mod config_errors;
@@ -30,5 +32,7 @@ mod health;
 mod limits;
 mod regression;
 mod relay;
+mod reload;
 mod support;
 mod timeouts;
+mod upgrade;

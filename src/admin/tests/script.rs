@@ -261,7 +261,7 @@ pub(crate) fn start(world: &Shared) -> (Handle, JoinSet<()>) {
     let one = ["127.0.0.1:0".to_owned()];
     let other = ["127.0.0.1:1".to_owned()];
     let registry = crate::balance::Registry::default();
-    let config = crate::config::one_shot(&one, &other, None, &registry).unwrap();
+    let config = crate::config::one_shot(&one, &other, None, None, &registry).unwrap();
     let events = world.lock().unwrap().events.clone();
     let (handle, mut inbox) = Handle::new(events, Arc::new(ArcSwap::from_pointee(config)));
     let world = Arc::clone(world);

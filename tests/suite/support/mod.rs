@@ -4,6 +4,7 @@
 //! line to read and cannot hang. [`Setup`] starts the program and [`Proxy`] is the running one;
 //! [`Peer`] is one end of a connection, on either side; [`TestBackend`] is a worker node.
 
+pub(crate) mod admin;
 pub(crate) mod backend;
 pub(crate) mod cli;
 pub(crate) mod exchange;

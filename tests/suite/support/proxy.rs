@@ -134,6 +134,16 @@ impl Proxy {
         Peer::connect(self.address())
     }
 
+    /// Where its configuration is, and what it has written.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        self.scratch.path()
+    }
+
+    /// Errors in its log belong to the scenario.
+    pub(crate) fn allow_errors(mut self) {
+        self.checked = false;
+    }
+
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("a process").id()

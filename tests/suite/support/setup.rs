@@ -15,6 +15,7 @@ pub(crate) struct Setup {
     pool: String,
     runtime: String,
     head: String,
+    log: String,
     pub(super) backends: Vec<String>,
     threads: u32,
     pub(super) listening: usize,
@@ -41,6 +42,7 @@ impl Setup {
             pool: String::new(),
             runtime: String::new(),
             head: String::new(),
+            log: String::new(),
             backends: Vec::new(),
             threads: std::env::var("TIDEGATE_TEST_THREADS")
                 .map_or(4, |threads| threads.parse().expect("TIDEGATE_TEST_THREADS is a number")),
@@ -74,6 +76,12 @@ impl Setup {
         self
     }
 
+    /// Further keys of `log`, each after a comma.
+    pub(crate) fn with_log(mut self, keys: &str) -> Self {
+        self.log.push_str(keys);
+        self
+    }
+
     /// Worker threads, where the test depends on their number; else `TIDEGATE_TEST_THREADS` or 4.
     pub(crate) fn threads(mut self, threads: u32) -> Self {
         self.threads = threads;
@@ -101,8 +109,8 @@ impl Setup {
     /// The whole configuration file.
     pub(crate) fn file(&self) -> String {
         let head = format!(
-            "runtime: {{threads: {}{}}}\nlog: {{format: json, level: debug}}\n",
-            self.threads, self.runtime
+            "runtime: {{threads: {}{}}}\nlog: {{format: json, level: debug{}}}\n",
+            self.threads, self.runtime, self.log
         );
         let body = self.text.clone().unwrap_or_else(|| {
             format!(
