@@ -209,7 +209,8 @@ impl<'a> Race<'a> {
         }
         let mut first_bytes = None;
         self.worker.engine.with_scratch(|scratch| {
-            let bytes = match client.try_read(scratch) {
+            let room = self.read_ahead(scratch.len());
+            let bytes = match client.try_read(&mut scratch[..room]) {
                 Ok(0) => return Ok(()),
                 Ok(bytes) => bytes,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -501,11 +502,20 @@ impl<'a> Race<'a> {
         self.set_deadline(cx);
     }
 
+    /// How much is read of a client at once before it has a backend: what its bandwidth lets pass in a
+    /// twentieth of a second, but no more than `most`.
+    fn read_ahead(&self, most: usize) -> usize {
+        let rate = self.connection.listener.limits.bandwidth.0;
+        let share = rate.map(|rate| usize::try_from(rate / 20).unwrap_or(most).max(1));
+        share.map_or(most, |share| share.min(most))
+    }
+
     /// Reads ahead what the client sends, within bounds, and so learns if it is gone.
     fn poll_client(&mut self, client: &mut Stream, cx: &mut Context<'_>) -> Result<(), Ending> {
-        while self.unread.len() < READ_AHEAD_BYTES && !self.client_has_ended {
+        let most = self.read_ahead(READ_AHEAD_BYTES);
+        while self.unread.len() < most && !self.client_has_ended {
             let read = self.worker.engine.with_scratch(|scratch| {
-                let read = client.poll_read(cx, &mut scratch[..READ_AHEAD_BYTES]);
+                let read = client.poll_read(cx, &mut scratch[..most]);
                 if let Poll::Ready(Ok(bytes)) = read {
                     self.unread.extend_from_slice(&scratch[..bytes]);
                 }

@@ -251,6 +251,7 @@ impl World {
                 drop(reply.send(Ok(down.map(|p| Arc::clone(&p.name)).collect())));
             }
             Request::Measures(reply) => drop(reply.send(Ok(metrics::tests::view(3)))),
+            Request::Saved(_) => {}
         }
     }
 }
