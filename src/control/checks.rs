@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -179,7 +178,7 @@ impl Controller {
         self.note(id, Event::Checked { epoch, result });
         self.next_check(id, serial, &timing, &policy);
         if is_failure {
-            self.see_repair(id);
+            self.see_repair(id, "the checks go on failing");
         }
     }
 
@@ -199,14 +198,13 @@ impl Controller {
         self.timers.set(due.at, Timer::Check(id));
     }
 
-    /// A check has failed: whether that shows that a repair has not worked.
-    fn see_repair(&mut self, id: Id) {
+    /// A check or a trial has failed: whether that shows that a repair has not worked.
+    pub(super) fn see_repair(&mut self, id: Id, evidence: &str) {
         let Some(number) = self.homes.get(&id).copied() else { return };
         let Some(index) = self.pools.iter().position(|pool| pool.number == number) else { return };
         let (proof, at) = (proof(&self.pools[index]), self.now());
         if self.pools[index].repairs.is_not_repaired(id, proof, at) {
-            let evidence: Arc<str> = "the checks go on failing".into();
-            self.tell_repair(index, id, "not repaired", &evidence);
+            self.tell_repair(index, id, "not repaired", &evidence.into());
         }
     }
 
@@ -249,15 +247,10 @@ impl Controller {
             Judged::Fail(how) => {
                 let (trouble, draw) = (Trouble::Other(how), fastrand::u64(..));
                 self.note(id, Event::TrialFailed { trial, trouble, draw });
+                self.see_repair(id, "the trial after the ejection failed");
             }
-            Judged::Unjudged => {
-                let Some(pool) = self.home(id) else { return };
-                pool.probed.remove(&id);
-                // Looked at again when the pool is.
-                pool.is_dirty = true;
-                let number = pool.number;
-                self.timers.set(now + AGAIN, Timer::Pool(number));
-            }
+            // What this host lacks it may have again in a while.
+            Judged::Unjudged => self.timers.set(now + AGAIN, Timer::Trial(id)),
         }
     }
 }

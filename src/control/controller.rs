@@ -132,6 +132,8 @@ pub(super) struct Controller {
     roots: Roots,
     state_file: Option<StateFile>,
     is_unsaved: bool,
+    /// When it is next looked whether the state file is to be written.
+    save_at: Option<Tick>,
     last_id: Id,
     last_pool: u32,
     inbox: Option<Inbox>,
@@ -189,6 +191,7 @@ impl Controller {
             roots: Roots::default(),
             state_file: config.state_file.clone().map(StateFile::new),
             is_unsaved: false,
+            save_at: None,
             last_id: 0,
             last_pool: 0,
             inbox: Some(Inbox { reports, requests, checked, repairs, reloaded, found }),
@@ -203,6 +206,7 @@ impl Controller {
             }
         }
         controller.restored = saved;
+        controller.begin_checks();
         if is_upgrade {
             controller.tell(News {
                 kind: Kind::Upgraded,
@@ -213,14 +217,13 @@ impl Controller {
                 more: More::Nothing {},
             });
         }
-        if controller.state_file.is_some() {
-            controller.timers.set(clock.exact() + SAVE_EVERY, Timer::Save);
-            controller.is_unsaved = true;
-        }
+        controller.is_unsaved = true;
+        controller.save_soon();
         Ok(controller)
     }
 
-    /// Begins to keep a pool, and publishes its first rotation.
+    /// Begins to keep a pool, and publishes its first rotation. Its checks begin with
+    /// [`begin_checks`](Self::begin_checks), when all pools are there.
     pub(super) fn add_pool(
         &mut self,
         (pool, config): (&Arc<Pool>, &model::Pool),
@@ -242,14 +245,13 @@ impl Controller {
         let what = (Arc::clone(pool), config);
         let mut controlled =
             Controlled::new(self.last_pool, what, keeper, backings, (entry, probe));
+        // Those of all pools together are spread, not those of each.
+        controlled.keeper.nodes.iter_mut().for_each(|node| node.due = None);
         // At start nobody follows: no events, no actions, no takeover.
         controlled.keeper.told.clear();
         let clock = self.clock;
         controlled.publish(|| clock.exact());
         for node in &controlled.keeper.nodes {
-            if let Some(due) = node.due {
-                self.timers.set(due.at, Timer::Check(node.id));
-            }
             if let Some(wake) = node.health.wake() {
                 self.timers.set(wake, Timer::Health(node.id));
             }
@@ -389,7 +391,11 @@ impl Controller {
                 Event::TrialFailed { trial, trouble, draw }
             }
         };
+        let is_failure = matches!(event, Event::TrialFailed { .. });
         self.note(id, event);
+        if is_failure {
+            self.see_repair(id, "the trial after the ejection failed");
+        }
     }
 
     /// Something happened to a backend: the pool is looked at before anything else is.
@@ -439,10 +445,13 @@ impl Controller {
                 Timer::Publish(_) => {}
                 Timer::Purge(number) => self.purge(number),
                 Timer::Report(number) => self.report_due(number),
-                Timer::Save => {
-                    self.is_unsaved |=
-                        self.state_file.as_ref().is_some_and(|f| f.is_old(now, SAVE_EVERY));
-                    self.timers.set(now + SAVE_EVERY, Timer::Save);
+                // Whatever is to be written is, once all timers have fired.
+                Timer::Save => self.save_at = self.save_at.filter(|save_at| *save_at > at),
+                Timer::Trial(id) => {
+                    if let Some(pool) = self.home(id) {
+                        pool.probed.remove(&id);
+                        pool.is_dirty = true;
+                    }
                 }
                 Timer::Beat => self.beat(at, now),
             }
@@ -498,7 +507,6 @@ impl Controller {
     pub(super) fn keep_state_in(&mut self, path: Option<PathBuf>) {
         self.state_file = path.map(StateFile::new);
         self.is_unsaved = true;
-        self.timers.set(self.clock.exact() + SAVE_EVERY, Timer::Save);
     }
 
     /// Something has changed that is to survive.
@@ -506,19 +514,21 @@ impl Controller {
         self.is_unsaved = true;
     }
 
+    /// Writes the state file if something has changed, or sees to its being written when it may be.
     fn save_soon(&mut self) {
         let now = self.now();
         let Some(file) = &self.state_file else { return };
-        if !self.is_unsaved || !file.may_write(now, SAVE_AFTER) {
-            if self.is_unsaved {
-                self.timers.set(now + SAVE_AFTER, Timer::Save);
-            }
-            return;
-        }
-        let saved = self.saved();
-        if let Some(file) = &mut self.state_file {
-            file.write(saved, now);
+        self.is_unsaved |= file.is_old(now, SAVE_EVERY);
+        let may_write = file.may_write(now, SAVE_AFTER);
+        if self.is_unsaved && may_write {
+            let saved = self.saved();
+            self.state_file.iter_mut().for_each(|file| file.write(saved.clone(), now));
             self.is_unsaved = false;
+        }
+        let wanted = now + if self.is_unsaved { SAVE_AFTER } else { SAVE_EVERY };
+        if self.save_at.is_none_or(|at| at > wanted) {
+            self.save_at = Some(wanted);
+            self.timers.set(wanted, Timer::Save);
         }
     }
 }

@@ -13,7 +13,9 @@ use crate::failover::Id;
 use crate::state::{Ending, Notice, Open, Threads, Which};
 
 /// How often some are closed.
-const STEP: Duration = Duration::from_millis(50);
+const STEP_MS: u64 = 50;
+/// The same.
+const STEP: Duration = Duration::from_millis(STEP_MS);
 
 /// A demotion under way; dropping it leaves the connections that are left alone.
 #[derive(Debug)]
@@ -36,13 +38,6 @@ pub(super) fn demote(threads: &Threads, backend: Id, grace: Duration, rate: u32)
     Demotion(task.abort_handle())
 }
 
-impl Demotion {
-    /// Whether nothing is left to be done.
-    pub(super) fn is_over(&self) -> bool {
-        self.0.is_finished()
-    }
-}
-
 async fn close(threads: &Threads, backend: Id, rate: u32) {
     let mut open = list(threads).await;
     open.retain(|one| one.backend.as_ref().is_some_and(|(id, _)| *id == backend));
@@ -57,7 +52,7 @@ async fn close(threads: &Threads, backend: Id, rate: u32) {
     let mut left = open.into_iter();
     while left.len() > 0 {
         ticks.tick().await;
-        credit += u64::from(rate) * STEP.as_micros() as u64;
+        credit += u64::from(rate) * STEP_MS * 1_000;
         let count = usize::try_from(credit / 1_000_000).unwrap_or(usize::MAX);
         credit %= 1_000_000;
         let mut numbers: Vec<u64> = left.by_ref().take(count).map(|one| one.number).collect();

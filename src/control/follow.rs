@@ -58,7 +58,10 @@ impl Controller {
             (_, Some(Turn::Reinstated)) => Some(Kind::Reinstated),
             _ => None,
         };
-        pool.repairs.stop(id);
+        // Out for another reason too is as much out as before: what repairs it goes on.
+        if change.turn.is_some() || change.cause == Cause::Operator {
+            pool.repairs.stop(id);
+        }
         let is_repaired = change.to == State::Healthy && pool.repairs.is_repaired(id);
         let (from, to) = (change.from.as_str(), change.to.as_str());
         let evidence: Arc<str> = change.evidence.to_string().into();
@@ -272,8 +275,7 @@ impl Controller {
         let Some(index) = self.pools.iter().position(|pool| pool.number == number) else { return };
         let pool = &mut self.pools[index];
         let Some(takeover) = &mut pool.takeover else { return };
-        let demotion = takeover.from.and_then(|from| pool.demotions.get(&from));
-        let is_demoted = demotion.is_none_or(super::demotion::Demotion::is_over);
+        let is_demoted = takeover.from.is_some_and(|from| pool.demotions.contains_key(&from));
         if takeover.is_complete(at, is_demoted) {
             self.tell_report(index);
         } else {

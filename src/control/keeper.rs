@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::places::Places;
 use crate::balance::candidates::{self, Choice, Line, Member, Standing, choose};
 use crate::failover::{
     self, Action, Cause, Edge, Event as RoleEvent, Failover, Fitness, Id, Known, Levels, MoveError,
@@ -14,7 +15,7 @@ use crate::failover::{
 };
 use crate::health::{
     self, Change, Due, Event, Health, Held, Operator, PoolView, Saved, SavedBackend, SavedPool,
-    State, Tick, first, ranks,
+    State, Tick, first,
 };
 
 /// A backend.
@@ -100,8 +101,7 @@ pub struct Keeper {
 }
 
 impl Node {
-    /// A backend as the file has it. What is known of it comes with [`Keeper::start`] or
-    /// [`Keeper::add`].
+    /// A backend as the file has it. What is known of it comes with [`Keeper::start`].
     #[must_use]
     pub fn new(
         id: Id,
@@ -198,24 +198,25 @@ impl Keeper {
                 None => Health::new(node.operator.value(), at, &policy),
             };
         }
-        pool.spread_checks(at);
+        pool.begin_checks(&pool.places(), at);
         pool.take_roles(saved, at);
         pool.refresh(&Why::new(Cause::Configuration, "start"), false, at);
         pool
     }
 
-    /// Gives each backend that is to be checked the time of its first check.
-    fn spread_checks(&mut self, at: Tick) {
+    /// Gives each backend that has a place and is to be checked the time of its first check.
+    pub fn begin_checks(&mut self, places: &Places, at: Tick) {
         let Some(checks) = self.settings.health.checks else { return };
-        let fleet = self.nodes.len();
-        let ranks = self.ranks();
-        for (node, rank) in self.nodes.iter_mut().zip(ranks) {
-            node.due = node.health.is_checked().then(|| first(rank, fleet, at, &checks));
+        for node in self.nodes.iter_mut().filter(|node| node.health.is_checked()) {
+            node.due = places.first(node.id, at, &checks).or(node.due);
         }
     }
 
-    fn ranks(&self) -> Vec<usize> {
-        ranks(self.nodes.iter().map(|node| (&*self.name, &*node.name)))
+    /// The places of its own backends.
+    #[must_use]
+    pub fn places(&self) -> Places {
+        let nodes = self.nodes.iter().filter(|node| node.health.is_checked());
+        Places::of(&nodes.map(|node| (node.id, &*self.name, &*node.name)).collect::<Vec<_>>())
     }
 
     fn take_roles(&mut self, saved: Option<&Saved>, at: Tick) {
@@ -267,13 +268,14 @@ impl Keeper {
             // Nobody is more or less fit than before: most checks end here.
             return false;
         }
+        let is_initial = change.as_ref().is_some_and(|change| change.is_initial);
         let why = match (change, self.node(id)) {
             (Some(change), _) => Why::new(cause(change.cause), change.evidence.to_string()),
             // People see no change, it was and is ejected; who relied on its trial does.
             (None, Some(node)) => Why::new(Cause::Outlier, node.health.reason().to_string()),
             (None, None) => return false,
         };
-        let is_found_out = matches!(why.cause, Cause::Probe | Cause::Outlier);
+        let is_found_out = matches!(why.cause, Cause::Probe | Cause::Outlier) && !is_initial;
         if self.role.is_some() {
             // Who is active is decided event by event, so that each move has its own reason.
             self.refresh(&why, is_found_out, at);
@@ -308,13 +310,12 @@ impl Keeper {
         step.change
     }
 
-    /// The timing of checks has changed.
-    pub fn reschedule(&mut self, at: Tick) {
+    /// The timing of checks has changed: nobody waits longer than a first check in its place would.
+    pub fn reschedule(&mut self, places: &Places, at: Tick) {
         let Some(checks) = self.settings.health.checks else { return };
-        let fleet = self.nodes.len();
-        let ranks = self.ranks();
-        for (node, rank) in self.nodes.iter_mut().zip(ranks) {
-            node.due = node.due.map(|due| due.at_most(first(rank, fleet, at, &checks)));
+        for node in &mut self.nodes {
+            let first = places.first(node.id, at, &checks);
+            node.due = node.due.map(|due| first.map_or(due, |first| due.at_most(first)));
         }
     }
 

@@ -18,6 +18,7 @@ pub mod handle;
 pub mod keeper;
 mod names;
 mod overview;
+mod places;
 mod pool;
 pub mod recovery;
 pub mod reload;
@@ -40,6 +41,7 @@ use controller::Controller;
 pub use controller::{ControlError, Setup};
 use event::Events;
 pub use handle::Handle;
+pub use places::Places;
 
 use crate::config::model::Config;
 use crate::state::Snapshot;

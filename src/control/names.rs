@@ -6,7 +6,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::task::AbortHandle;
 use tracing::warn;
@@ -228,13 +227,11 @@ impl Controller {
         let why = Why::new(Cause::Resolve, "the name resolves to other addresses");
         known.keeper.refresh(&why, false, at);
         known.is_dirty = true;
-        for node in &known.keeper.nodes {
-            node.due.into_iter().for_each(|due| self.timers.set(due.at, Timer::Check(node.id)));
-        }
         if named.iter().any(|(_, is_resolved)| !is_resolved) {
             let number = known.number;
             self.timers.set(at + PURGE_EVERY, Timer::Purge(number));
         }
+        self.begin_checks();
         self.unsaved();
     }
 
@@ -287,4 +284,4 @@ fn query(target: &Target) -> Option<Query> {
 }
 
 /// How long after the start what was saved is believed of addresses that are found only then.
-pub(super) const LATE: Tick = Duration::from_secs(60).as_millis() as Tick;
+pub(super) const LATE: Tick = 60_000;

@@ -74,10 +74,20 @@ pub(super) struct Backing {
     trial: Option<Arc<Trial>>,
 }
 
+/// A backend of a rotation before that is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Row {
+    id: Id,
+    weight: u32,
+    trial: Option<u64>,
+    is_limited: bool,
+    max_connections: Option<NonZeroU32>,
+}
+
 /// A rotation before it is built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Plan {
-    chosen: Vec<(Id, u32, Option<u64>, bool, Option<NonZeroU32>)>,
+    chosen: Vec<Row>,
     reserve: Vec<Id>,
     wait: Option<Wait>,
     reign: u64,
@@ -327,7 +337,8 @@ impl Controlled {
         let row = |chosen: &Chosen| {
             let id = nodes[chosen.index].id;
             let limit = self.backings.get(&id).and_then(|backing| backing.max_connections);
-            (id, chosen.weight, chosen.trial, chosen.is_limited, limit)
+            let Chosen { weight, trial, is_limited, .. } = *chosen;
+            Row { id, weight, trial, is_limited, max_connections: limit }
         };
         Plan {
             chosen: self.keeper.choice.chosen.iter().map(row).collect(),

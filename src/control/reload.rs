@@ -17,12 +17,11 @@ use super::handle::{Error, Reply};
 use super::keeper::Node;
 use super::names::LATE;
 use super::pool::{self, Controlled};
-use super::timers::Timer;
 use crate::balance::Registry;
 use crate::config::model::{self, Config};
 use crate::config::{self, Changes, Problem};
 use crate::failover::{Cause, Failover, Id, Known, Levels, View, Why};
-use crate::health::{Event, Health, Policy, Tick, first, ranks};
+use crate::health::{Event, Health, Policy, Tick};
 use crate::net::addr::Address;
 use crate::state::{Pool, Snapshot};
 
@@ -211,6 +210,8 @@ impl Controller {
                 None => self.add_pool((pool, config), made, None),
             }
         }
+        self.reschedule();
+        self.begin_checks();
         for gone in before {
             gone.backings.keys().for_each(|id| _ = self.homes.remove(id));
         }
@@ -242,6 +243,7 @@ impl Controller {
         let known = &mut self.pools[index];
         let is_new_check = probe_of(&known.config) != probe_of(config);
         let was_standby = known.keeper.settings.is_standby;
+        let was_checked = known.keeper.settings.health.checks.is_some();
         let is_new_strategy = known.config.strategy != config.strategy;
         known.keeper.settings = pool::settings(config);
         (known.entry, known.probe) = (made.entry, made.probe);
@@ -261,14 +263,14 @@ impl Controller {
                 let _ = known.keeper.feed(id, Event::Operator(wanted), at);
             }
         }
-        known.keeper.reschedule(at);
+        if !was_checked {
+            // They begin with those of all pools.
+            known.keeper.nodes.iter_mut().for_each(|node| node.due = None);
+        }
         if was_standby != known.keeper.settings.is_standby {
             known.change_of_kind(at);
         }
         known.keeper.refresh(&Why::new(Cause::Configuration, "another configuration"), false, at);
-        for node in &known.keeper.nodes {
-            node.due.into_iter().for_each(|due| self.timers.set(due.at, Timer::Check(node.id)));
-        }
         self.watch_names_anew(index, made.resolver.as_ref());
     }
 
@@ -326,14 +328,8 @@ impl Controller {
         nodes.extend(lost);
         let policy = pool::settings(config).health;
         let new = |id: &Id| fresh.iter().any(|(other, is_known)| other == id && !is_known);
-        let added: Vec<usize> = (0..nodes.len()).filter(|index| new(&nodes[*index].id)).collect();
-        let names = added.iter().map(|index| (&*pool.name, &*nodes[*index].name));
-        let ranks = ranks(names.collect::<Vec<_>>().into_iter());
-        for (index, rank) in added.iter().zip(ranks) {
-            let node = &mut nodes[*index];
+        for node in nodes.iter_mut().filter(|node| new(&node.id)) {
             node.health = self.first_health(pool, node, at, &policy);
-            let checks = policy.checks.filter(|_| node.health.is_checked());
-            node.due = checks.map(|checks| first(rank, added.len(), at, &checks));
         }
         self.pools[index].keeper.nodes = nodes;
         fresh

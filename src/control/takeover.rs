@@ -57,12 +57,13 @@ impl Takeover {
         }
     }
 
-    /// Whether the report can be told; `is_demoted`: no demotion is under way.
+    /// Whether the report can be told; `is_demoted`: the old one's connections are being closed, or
+    /// were. One that was told to end takes a moment for it.
     pub(super) fn is_complete(&mut self, at: Tick, is_demoted: bool) -> bool {
         if let Some(served) = self.rotation.as_ref().and_then(|rotation| rotation.served()) {
             self.assembly.connected(served);
         }
-        let is_settled = is_demoted || self.old.as_ref().is_none_or(|old| old.load.open() == 0);
+        let is_settled = !is_demoted || self.old.as_ref().is_none_or(|old| old.load.open() == 0);
         let settle = if is_settled { SETTLE } else { Tick::MAX };
         let patience = if is_settled { PATIENCE } else { PATIENCE + self.demotion };
         self.assembly.is_complete(at, settle, patience)

@@ -12,6 +12,8 @@ pub(super) enum Timer {
     Check(u32),
     /// The ejection of this backend.
     Health(u32),
+    /// The trial of this backend by a check that could not be judged.
+    Trial(u32),
     /// The role, the priority in use or the weights of the pool of this number.
     Pool(u32),
     /// A rotation of the pool of this number that was put off.

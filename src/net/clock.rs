@@ -13,6 +13,9 @@ use tokio::time::Instant;
 /// Milliseconds since the process started.
 pub type Tick = u64;
 
+/// How far [`Clock`] may be behind, at the slowest kernel tick (100 Hz).
+pub const GRAIN: Tick = 10;
+
 /// The coarse monotonic clock: a few nanoseconds to read, a few milliseconds exact.
 ///
 /// `CLOCK_MONOTONIC_COARSE`, which the kernel advances with its own tick; never a system call where

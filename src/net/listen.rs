@@ -307,10 +307,10 @@ impl Watched {
         Ok(Self { fd, source, is_paused: Cell::new(false) })
     }
 
-    /// Whether it is this socket.
+    /// The socket, which others may hold too.
     #[must_use]
-    pub fn is(&self, fd: &Arc<OwnedFd>) -> bool {
-        Arc::ptr_eq(&self.fd, fd)
+    pub fn socket(&self) -> &Arc<OwnedFd> {
+        &self.fd
     }
 
     /// Waits until a connection is queued. Cancel safe.

@@ -295,3 +295,63 @@ impl Wake for Alarm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn news_keep_what_they_are_about() {
+        let token = Token { serial: u32::MAX, key: (1 << 30) - 1 };
+        for about in [About::Client(token), About::Backend(token), About::Source(token)] {
+            assert_eq!(About::of(about.data()), about);
+        }
+        assert_eq!(About::of(About::Alarm.data()), About::Alarm);
+    }
+
+    #[test]
+    fn an_alarm_from_another_thread_ends_the_sleep_and_one_before_it_prevents_it() {
+        let reactor = Reactor::new().unwrap();
+        let mut news = Vec::with_capacity(BATCH);
+        assert!(reactor.alarm().take() && !reactor.alarm().take());
+        let alarm = Arc::clone(reactor.alarm());
+        let asleep = Arc::clone(&alarm);
+        let ringer = thread::spawn(move || {
+            while !asleep.is_asleep.load(SeqCst) {
+                thread::yield_now();
+            }
+            alarm.wake();
+        });
+        let begun = Instant::now();
+        reactor.wait(&mut news, Some(60_000));
+        ringer.join().unwrap();
+        reactor.wait(&mut news, Some(60_000));
+        assert!(begun.elapsed() < Duration::from_secs(30) && reactor.alarm().take());
+    }
+
+    #[test]
+    fn news_of_a_source_that_is_gone_wake_nobody() {
+        let reactor = Reactor::new().unwrap();
+        let _ = reactor.alarm().take();
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let flags = EventFlags::IN | EventFlags::ET;
+        let source = Source::new(&reactor, &near, flags).unwrap();
+        let waker = Waker::from(Arc::clone(reactor.alarm()));
+        assert!(source.poll_ready(EventFlags::IN, &Context::from_waker(&waker)).is_pending());
+        far.write_all(b"x").unwrap();
+        let mut news = Vec::with_capacity(BATCH);
+        reactor.wait(&mut news, Some(10_000));
+        drop(source);
+        for event in &news {
+            if let (About::Source(token), flags) = Reactor::about(event) {
+                reactor.hear(token, flags);
+            }
+        }
+        assert_eq!((news.len(), reactor.alarm().take()), (1, false));
+    }
+}

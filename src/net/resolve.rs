@@ -5,23 +5,24 @@
 //! themselves are hickory-resolver's: servers, retries, TCP where an answer was cut short, aliases.
 
 mod known;
+mod runtime;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
+use hickory_resolver::Hosts;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::proto::op::{Query as DnsQuery, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
-use hickory_resolver::{Hosts, TokioResolver};
 use tokio::time::Instant;
 
 pub use self::known::{Bounds, Change, Known};
+use self::runtime::Here;
 use super::name::host_name;
 
 /// The most addresses of a name in each family. Of more the lowest are kept, so that the same ones stay.
@@ -135,7 +136,7 @@ impl fmt::Display for Query {
 
 /// Asks servers.
 pub struct Resolver {
-    dns: TokioResolver,
+    dns: hickory_resolver::Resolver<Here>,
     hosts: Hosts,
     timeout: Duration,
 }
@@ -159,12 +160,12 @@ impl Resolver {
         let say = |error: NetError| error.to_string();
         let (mut builder, hosts) = if servers.is_empty() {
             let hosts = Hosts::from_system().map_err(|e| format!("/etc/hosts: {e}"))?;
-            (TokioResolver::builder_tokio().map_err(say)?, hosts)
+            (hickory_resolver::Resolver::builder(Here::default()).map_err(say)?, hosts)
         } else {
             let servers = servers.iter().map(|server| name_server(*server)).collect();
             let config = ResolverConfig::from_name_servers(servers);
-            let provider = TokioRuntimeProvider::default();
-            (TokioResolver::builder_with_config(config, provider), Hosts::default())
+            let builder = hickory_resolver::Resolver::builder_with_config(config, Here::default());
+            (builder, Hosts::default())
         };
         set_options(builder.options_mut(), timeout);
         Ok(Self { dns: builder.build().map_err(say)?, hosts, timeout })

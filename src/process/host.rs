@@ -1,5 +1,7 @@
 //! What the process does at a reload: listening sockets, limits, the log.
 
+#![allow(clippy::disallowed_types, reason = "a lock taken at start, reload, upgrade and stop only")]
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::warn;
@@ -12,7 +14,6 @@ use crate::net::addr::Address;
 use crate::state::{Slots, Snapshot};
 
 /// The doors of the process, which the supervisor and the control plane both have to do with.
-#[expect(clippy::disallowed_types, reason = "taken at start, reload, upgrade and stop only")]
 #[derive(Clone, Debug)]
 pub(super) struct SharedDoors(Arc<Mutex<Doors>>);
 
@@ -24,8 +25,6 @@ impl SharedDoors {
         )]
         Self(Arc::new(Mutex::new(doors)))
     }
-
-    #[expect(clippy::disallowed_types, reason = "taken at start, reload, upgrade and stop only")]
     pub(super) fn lock(&self) -> MutexGuard<'_, Doors> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -371,7 +371,7 @@ mod tests {
         let (near, far) = UnixStream::pair().unwrap();
         let answer = std::thread::scope(|scope| {
             let new = scope.spawn(move || {
-                let offer: Offer = read_message(&mut &mut far.try_clone().unwrap()).unwrap();
+                let offer: Offer = read_message(&mut far.try_clone().unwrap()).unwrap();
                 let count = offer.doors.iter().map(|door| door.sockets).sum();
                 assert_eq!(pass::receive(&far, count).unwrap().len(), 600);
                 let taken = vec![0, offer.doors.len() - 1];

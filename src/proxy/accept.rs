@@ -113,7 +113,7 @@ impl Door {
 
     /// Whether it is at this socket.
     pub(super) fn is_at(&self, fd: &Arc<OwnedFd>) -> bool {
-        self.fd.is(fd)
+        Arc::ptr_eq(self.fd.socket(), fd)
     }
 
     /// Lets no more connections queue up here than are there.
@@ -256,4 +256,39 @@ pub(super) fn serve_here(worker: &Rc<Worker>, arrival: Arrival) {
             tokio::task::spawn_local(serving);
         }
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The failing accepts of `bursts`, each so many connections queued at once.
+    fn in_vain(bursts: impl IntoIterator<Item = u32>) -> u32 {
+        let (mut appetite, mut failed) = (Appetite::NONE, 0);
+        for mut queued in bursts {
+            while queued > 0 {
+                let found = queued.min(appetite.tries());
+                let is_rest = found < appetite.tries();
+                appetite = appetite.after(found, is_rest);
+                queued -= found;
+                failed += u32::from(is_rest);
+            }
+        }
+        failed
+    }
+
+    #[test]
+    fn connections_that_come_one_by_one_cost_few_accepts_in_vain() {
+        assert!(in_vain([1; 1_000]) <= 25);
+    }
+
+    #[test]
+    fn many_at_once_are_accepted_in_a_row_soon() {
+        let (mut appetite, mut rounds) = (Appetite::NONE, 0);
+        while appetite.tries() < BATCH {
+            appetite = appetite.after(appetite.tries(), false);
+            rounds += 1;
+        }
+        assert!(rounds <= 10, "{rounds} rounds");
+    }
 }

@@ -297,6 +297,9 @@ impl<'a> Race<'a> {
                 return Next::Wait(Some(wait));
             }
             self.enter(&rotation, now);
+            if rotation.is_empty() {
+                return exhausted(Ending::NoBackend, may_change);
+            }
             if self.made >= self.pool.connect.attempts || now >= self.ends_at {
                 return exhausted(last, may_change);
             }
@@ -380,9 +383,6 @@ impl<'a> Race<'a> {
 
     /// A slot of a backend that this connection has not tried.
     fn next_lease(&mut self, rotation: &Rotation, now: Tick) -> Result<Lease, Ending> {
-        if rotation.is_empty() {
-            return Err(Ending::NoBackend);
-        }
         // One turn for all attempts: a strategy goes on from where it began, so that retries do not
         // take the turns of other connections.
         let turn = *self.turn.get_or_insert_with(|| self.pool.live.next_turn());
@@ -641,7 +641,12 @@ impl<'a> Race<'a> {
             self.failed.insert(backend.id);
         }
         if let Some(trouble) = judge::trouble(error) {
-            let began = self.connection.start;
+            // A refusal tells of this moment, a timeout of the one when the attempt began.
+            let now = self.worker.engine.clock.exact();
+            let began = now.saturating_sub(match error {
+                ConnectError::Timeout => self.pool.connect.timeout,
+                _ => 0,
+            });
             judge::failed(self.worker, self.pool, lease, (trouble, began));
         }
     }

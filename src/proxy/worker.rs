@@ -155,6 +155,7 @@ impl Alive {
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) engine: Engine,
+    pub(super) reactor: Rc<Reactor>,
     pub(super) relays: Relays<Entered>,
     pub(super) shared: Arc<Shared>,
     random: RefCell<fastrand::Rng>,
@@ -386,6 +387,7 @@ pub fn start(
             index,
             engine: Engine::new(shared.clock, pipes),
             relays: Relays::new(&reactor),
+            reactor: Rc::clone(&reactor),
             shared,
             random: RefCell::new(fastrand::Rng::new()),
             connections: RefCell::default(),
@@ -394,15 +396,15 @@ pub fn start(
             is_draining: Cell::new(false),
             empty: Notify::new(),
         });
-        let main = run(Rc::clone(&worker), inbox, (Rc::clone(&reactor), doors));
+        let main = run(Rc::clone(&worker), inbox, doors);
         drive(&worker.engine, (&reactor, &worker.relays), main);
     })?;
     when_started.recv().map_err(|_| io::Error::other("the thread ended at once"))?
 }
 
-async fn run(worker: Rc<Worker>, inbox: Inbox, (reactor, doors): (Rc<Reactor>, Vec<Door>)) {
+async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
     let Inbox { mut orders, mut notices } = inbox;
-    let mut porter = Porter { worker: Rc::clone(&worker), reactor, doors: Vec::new() };
+    let mut porter = Porter { worker: Rc::clone(&worker), doors: Vec::new() };
     doors.into_iter().for_each(|door| porter.attend(Rc::new(door)));
     let mut end_all = worker.shared.end_all.subscribe();
     loop {
@@ -444,7 +446,6 @@ async fn run(worker: Rc<Worker>, inbox: Inbox, (reactor, doors): (Rc<Reactor>, V
 /// Looks after the doors of a thread.
 struct Porter {
     worker: Rc<Worker>,
-    reactor: Rc<Reactor>,
     doors: Vec<(Rc<Door>, JoinHandle<()>)>,
 }
 
@@ -456,7 +457,7 @@ impl Porter {
     }
 
     fn open(&mut self, socket: Socket) {
-        match Door::open(&self.reactor, socket) {
+        match Door::open(&self.worker.reactor, socket) {
             Ok(door) => self.attend(Rc::new(door)),
             Err(error) => error!(%error, worker = self.worker.index, "cannot accept here"),
         }

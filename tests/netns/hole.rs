@@ -16,7 +16,7 @@ fn three_backends(connect: &str) -> (Vec<TestBackend>, Proxy) {
 }
 
 /// From now on no packet to these ports arrives, and none from them.
-fn drop_packets(ports: &[u16]) {
+pub(crate) fn drop_packets(ports: &[u16]) {
     let mut rules =
         "table inet hole {\n chain in {\n type filter hook input priority 0\n".to_owned();
     for port in ports {

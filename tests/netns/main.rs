@@ -23,6 +23,7 @@
 mod support;
 
 mod calls;
+mod health;
 mod hole;
 mod ports;
 mod transparent;

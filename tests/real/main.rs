@@ -24,5 +24,7 @@ mod http;
 mod nginx;
 mod php;
 mod postgres;
+mod prometheus;
 mod redis;
 mod server;
+mod swoole;

@@ -109,7 +109,8 @@ impl World {
             self.watch.check_is_due(id);
             self.controller.feed(id, Event::Configured { is_new_check }, self.now);
         }
-        self.controller.reschedule(self.now);
+        let places = self.controller.places();
+        self.controller.reschedule(&places, self.now);
         self.changed("reload");
     }
 

@@ -5,6 +5,7 @@ mod api;
 mod browser;
 mod live;
 mod look;
+mod scrape;
 pub(crate) mod script;
 
 use std::net::SocketAddr;

@@ -245,13 +245,13 @@ impl World {
             }
             Request::Explain(question, reply) => drop(reply.send(self.explain(&question.listener))),
             Request::Reload(reply) => drop(reply.send(self.reload())),
+            Request::Saved(reply) => drop(reply.send(Err(Error::Gone))),
             Request::Unready(reply) => {
                 let is_down = |p: &&PoolStatus| !p.backends.iter().any(|b| b.in_rotation);
                 let down = self.status.pools.iter().filter(is_down);
                 drop(reply.send(Ok(down.map(|p| Arc::clone(&p.name)).collect())));
             }
             Request::Measures(reply) => drop(reply.send(Ok(metrics::tests::view(3)))),
-            Request::Saved(_) => {}
         }
     }
 }

@@ -88,6 +88,7 @@ impl Screen {
 
     /// Room between scenes, where there is any.
     pub(super) fn rest(&mut self) -> Result<(), u8> {
+        self.settle()?;
         if self.has_room { print("\n") } else { Ok(()) }
     }
 

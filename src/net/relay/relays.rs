@@ -54,6 +54,20 @@ struct Entry<C> {
     serial: u32,
     /// The earliest time it is in the queue of times for; later ones may be there too.
     queued: Tick,
+    /// It is on the agenda: what is new meanwhile waits for that turn.
+    has_turn: bool,
+}
+
+impl<C: Carried> Entry<C> {
+    fn new(relay: TwoWay, carried: C, serial: u32) -> Self {
+        Self { relay, carried, serial, queued: Tick::MAX, has_turn: false }
+    }
+
+    /// Closes both sockets, and says so.
+    fn end(self, stop: Stop) {
+        drop(self.relay);
+        self.carried.ended(stop);
+    }
 }
 
 /// An entry, or nothing while that has its turn.
@@ -75,6 +89,9 @@ impl<C> fmt::Debug for Relays<C> {
 }
 
 impl<C: Carried> Relays<C> {
+    /// What each connection takes, besides what it has in buffers and in `C` elsewhere.
+    pub const BYTES_EACH: usize = size_of::<Entry<C>>();
+
     /// None yet, on the thread that `reactor` belongs to.
     #[must_use]
     pub fn new(reactor: &Rc<Reactor>) -> Self {
@@ -94,20 +111,20 @@ impl<C: Carried> Relays<C> {
         carried.meter().active.set(now);
         let serial = self.reactor.serial();
         let relay = TwoWay::new(pair, carried.limits(), carried.meter(), now);
-        let mut entry = Box::new(Entry { relay, carried, serial, queued: Tick::MAX });
+        let mut entry = Box::new(Entry::new(relay, carried, serial));
         let mut places = self.places.borrow_mut();
         let place = places.vacant_entry();
         let Ok(key) = u32::try_from(place.key()) else { return };
         let token = Token { serial, key };
         if let Err(stop) = self.register(&mut entry, token) {
             drop(places);
-            return Self::end(entry, stop);
+            return entry.end(stop);
         }
         entry.carried.meter().kept_by(&self.agenda, token);
         place.insert(Some(entry));
         drop(places);
         // What is unread is delivered, and its times are set.
-        self.turn(engine, token, None);
+        self.turn(engine, token);
     }
 
     fn register(&self, entry: &mut Entry<C>, token: Token) -> Result<(), Stop> {
@@ -118,18 +135,9 @@ impl<C: Carried> Relays<C> {
         Ok(())
     }
 
-    fn end(entry: Box<Entry<C>>, stop: Stop) {
-        let Entry { relay, carried, .. } = *entry;
-        drop(relay);
-        carried.ended(stop);
-    }
-
-    /// Gives a connection its turn, with what is new if anything is.
-    fn turn(&self, engine: &Engine, token: Token, news: Option<(Side, EventFlags)>) {
-        let Some(mut entry) = self.take(token) else { return };
-        if let Some((side, news)) = news {
-            entry.relay.end(side).hear(news);
-        }
+    /// Gives a connection its turn.
+    fn turn(&self, engine: &Engine, token: Token) {
+        let Some(entry) = self.take(token) else { return };
         // A panic, which is a bug, ends this connection and no other: the entry is dropped by it.
         let left = catch_unwind(AssertUnwindSafe(|| self.turn_of(engine, token, entry)));
         let mut places = self.places.borrow_mut();
@@ -151,10 +159,13 @@ impl<C: Carried> Relays<C> {
         let Entry { relay, carried, .. } = &mut *entry;
         match relay.turn(engine, carried.limits(), (carried.meter(), carried), now) {
             Turn::Over(stop) => {
-                Self::end(entry, stop);
+                entry.end(stop);
                 return None;
             }
-            Turn::Again => self.agenda.add(token),
+            Turn::Again => {
+                entry.has_turn = true;
+                self.agenda.add(token);
+            }
             Turn::Wait => {}
         }
         for (side, about) in sides(token) {
@@ -168,7 +179,7 @@ impl<C: Carried> Relays<C> {
         }
         if entry.relay.due() < entry.queued {
             entry.queued = entry.relay.due();
-            self.times.borrow_mut().push(Reverse((entry.queued, token)));
+            self.queue(entry.queued, token);
         }
         Some(entry)
     }
@@ -176,10 +187,26 @@ impl<C: Carried> Relays<C> {
     /// Something is new with a socket.
     pub(in crate::net) fn hear(&self, engine: &Engine, about: About, news: EventFlags) {
         match about {
-            About::Client(token) => self.turn(engine, token, Some((Side::Client, news))),
-            About::Backend(token) => self.turn(engine, token, Some((Side::Backend, news))),
+            About::Client(token) => self.hear_of(engine, (token, Side::Client), news),
+            About::Backend(token) => self.hear_of(engine, (token, Side::Backend), news),
             About::Source(_) | About::Alarm => {}
         }
+    }
+
+    fn hear_of(&self, engine: &Engine, (token, side): (Token, Side), news: EventFlags) {
+        let heard = self.with(token, |entry| {
+            entry.relay.end(side).hear(news);
+            entry.has_turn
+        });
+        if heard == Some(false) {
+            self.turn(engine, token);
+        }
+    }
+
+    fn with<T>(&self, token: Token, call: impl FnOnce(&mut Entry<C>) -> T) -> Option<T> {
+        let mut places = self.places.borrow_mut();
+        let entry = places.get_mut(token.key as usize)?.as_deref_mut()?;
+        (entry.serial == token.serial).then(|| call(entry))
     }
 
     /// Whether anybody has asked for a turn.
@@ -192,7 +219,8 @@ impl<C: Carried> Relays<C> {
         let count = self.agenda.due.borrow().len();
         for _ in 0..count {
             let Some(token) = self.agenda.due.borrow_mut().pop_front() else { return };
-            self.turn(engine, token, None);
+            let _ = self.with(token, |entry| entry.has_turn = false);
+            self.turn(engine, token);
         }
     }
 
@@ -205,24 +233,40 @@ impl<C: Carried> Relays<C> {
             }
             self.times.borrow_mut().pop();
             if self.is_due(at, token, now) {
-                self.turn(engine, token, None);
+                self.turn(engine, token);
             }
         }
     }
 
     /// Whether its time has come; if it was put off, sees to the new one.
     fn is_due(&self, at: Tick, token: Token, now: Tick) -> bool {
-        let mut places = self.places.borrow_mut();
-        let place = places.get_mut(token.key as usize).and_then(Option::as_deref_mut);
-        let Some(entry) = place.filter(|e| e.serial == token.serial && e.queued == at) else {
-            return false;
-        };
-        let due = entry.relay.due();
-        entry.queued = if due > now { due } else { Tick::MAX };
+        let due = self.with(token, |entry| {
+            let due = entry.relay.due();
+            (entry.queued == at).then(|| {
+                entry.queued = if due > now { due } else { Tick::MAX };
+                due
+            })
+        });
+        let Some(due) = due.flatten() else { return false };
         if due > now && due < Tick::MAX {
-            self.times.borrow_mut().push(Reverse((due, token)));
+            self.queue(due, token);
         }
         due <= now
+    }
+
+    fn queue(&self, at: Tick, token: Token) {
+        let mut times = self.times.borrow_mut();
+        times.push(Reverse((at, token)));
+        // Those of connections that have ended would stay until their time.
+        if times.len() > 1024 && times.len() > 4 * self.places.borrow().len() {
+            times.retain(|Reverse((at, token))| {
+                // The connection whose turn it is has just queued.
+                let is_this = |place: &Place<C>| {
+                    place.as_ref().is_none_or(|e| e.serial == token.serial && e.queued == *at)
+                };
+                self.places.borrow().get(token.key as usize).is_some_and(is_this)
+            });
+        }
     }
 
     /// Drops all connections, without last words.

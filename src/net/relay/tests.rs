@@ -1,5 +1,6 @@
 //! The relay between two real sockets; the peers are plain blocking sockets on threads.
 
+use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::net::clock::Tick;
 use crate::net::drive::drive;
 use crate::net::reactor::Reactor;
 
@@ -18,6 +20,8 @@ struct Peers {
     client: TcpStream,
     backend: TcpStream,
     relay: thread::JoinHandle<(Stop, u64, u64)>,
+    /// What the watch has noted, once the relay has ended.
+    heard: std::sync::mpsc::Receiver<(u32, u32)>,
 }
 
 /// A connection that says how it ended.
@@ -25,9 +29,25 @@ struct Told {
     limits: Limits,
     meter: Rc<Meter>,
     end: oneshot::Sender<Stop>,
+    /// How often the backend was heard for the first time, and found silent.
+    heard: Rc<Cell<(u32, u32)>>,
+    panics: bool,
 }
 
-impl Watch for Told {}
+impl Watch for Told {
+    fn first_byte(&self) {
+        assert!(!self.panics, "a bug");
+        self.heard.set((self.heard.get().0 + 1, self.heard.get().1));
+    }
+
+    fn silence(&self) -> Option<Tick> {
+        Some(50)
+    }
+
+    fn silent(&self, _: Tick) {
+        self.heard.set((self.heard.get().0, self.heard.get().1 + 1));
+    }
+}
 
 impl Carried for Told {
     fn limits(&self) -> &Limits {
@@ -59,6 +79,7 @@ fn relayed(limits: Limits) -> Peers {
 
 fn relayed_until(limits: Limits, told_after: Option<Duration>) -> Peers {
     let ((near_client, client), (near_backend, backend)) = (connected(), connected());
+    let (noted, heard_by) = std::sync::mpsc::channel();
     let relay = thread::spawn(move || {
         let clock = Clock::start();
         let engine = Rc::new(Engine::new(clock, 4));
@@ -66,7 +87,9 @@ fn relayed_until(limits: Limits, told_after: Option<Duration>) -> Peers {
         let relays = Rc::new(Relays::new(&reactor));
         let meter = Rc::new(Meter::new(0));
         let (end, ended) = oneshot::channel();
-        let told = Told { limits, meter: Rc::clone(&meter), end };
+        let heard = Rc::new(Cell::new((0, 0)));
+        let told =
+            Told { limits, meter: Rc::clone(&meter), end, heard: Rc::clone(&heard), panics: false };
         let pair = Pair {
             client: Stream::new(near_client, true),
             backend: Stream::new(near_backend, true),
@@ -87,9 +110,10 @@ fn relayed_until(limits: Limits, told_after: Option<Duration>) -> Peers {
             }
         };
         drive(&engine, (&reactor, &relays), main);
+        noted.send(heard.get()).unwrap();
         (is_stopped.recv().unwrap(), meter.bytes_in(), meter.bytes_out())
     });
-    Peers { client, backend, relay }
+    Peers { client, backend, relay, heard: heard_by }
 }
 
 fn read_all(mut from: &TcpStream) -> io::Result<Vec<u8>> {
@@ -298,4 +322,69 @@ fn bytes_around_the_urgent_mark_arrive_small_and_in_bulk() {
         drop(peers.backend);
         assert_eq!(peers.relay.join().unwrap().0, Stop::Closed(Side::Client));
     }
+}
+
+/// Relays two connections on this thread; the first one's watch panics when it hears its backend.
+#[test]
+fn a_panic_ends_its_connection_and_no_other() {
+    let ends: Vec<_> = (0..2).map(|_| (connected(), connected())).collect();
+    let (mut near, mut far) = (Vec::new(), Vec::new());
+    for ((near_client, client), (near_backend, backend)) in ends {
+        near.push((near_client, near_backend));
+        far.push((client, backend));
+    }
+    let thread = thread::spawn(move || {
+        let engine = Rc::new(Engine::new(Clock::start(), 4));
+        let reactor = Reactor::new().unwrap();
+        let relays = Rc::new(Relays::new(&reactor));
+        let (carrier, carried) = (Rc::clone(&relays), Rc::clone(&engine));
+        let main = async move {
+            let mut ended = Vec::new();
+            for (index, (client, backend)) in near.into_iter().enumerate() {
+                let (end, when_ended) = oneshot::channel();
+                let told = Told {
+                    limits: Limits::default(),
+                    meter: Rc::new(Meter::new(0)),
+                    end,
+                    heard: Rc::default(),
+                    panics: index == 0,
+                };
+                let (client, backend) = (Stream::new(client, true), Stream::new(backend, true));
+                carrier.carry(&carried, Pair { client, backend, unread: Vec::new() }, told);
+                ended.push(when_ended);
+            }
+            let second = ended.pop().unwrap().await;
+            assert_eq!(second, Ok(Stop::Closed(Side::Client)));
+            assert!(ended.pop().unwrap().await.is_err(), "the first one never ended in order");
+        };
+        drive(&engine, (&reactor, &relays), main);
+    });
+    let (mut first, mut second) = (far.remove(0), far.remove(0));
+    first.1.write_all(b"boom").unwrap();
+    let mut all = Vec::new();
+    let _ = first.0.read_to_end(&mut all);
+    second.1.write_all(b"still here").unwrap();
+    let mut got = [0; 10];
+    second.0.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"still here");
+    drop(second.0);
+    assert_eq!(read_all(&second.1).unwrap(), b"");
+    drop(second.1);
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_silent_backend_and_its_first_byte_are_told_of_once_each() {
+    let mut peers = relayed(Limits { idle: Some(400), ..Limits::default() });
+    peers.client.write_all(b"question").unwrap();
+    peers.backend.read_exact(&mut [0; 8]).unwrap();
+    // Longer than the 50 ms after which it counts as silent, more than twice.
+    peers.client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(peers.client.read(&mut [0]).is_err());
+    for part in ["an", "swer"] {
+        peers.backend.write_all(part.as_bytes()).unwrap();
+        peers.client.read_exact(&mut vec![0; part.len()]).unwrap();
+    }
+    assert_eq!(peers.relay.join().unwrap().0, Stop::Idle);
+    assert_eq!(peers.heard.recv().unwrap(), (1, 1));
 }

@@ -113,10 +113,9 @@ impl TwoWay {
         if is_moving || self.undelivered() != stuck || self.first != first {
             meter.active.set(now);
         }
-        if now >= self.due || self.first != first || !self.has_answered {
-            if let Some(stop) = self.look_at_limits(limits, (meter, watch), now) {
-                return self.stop(stop, limits, meter, now);
-            }
+        let must_look = now >= self.due || self.first != first || !self.has_answered;
+        if must_look && let Some(stop) = self.look_at_limits(limits, (meter, watch), now) {
+            return self.stop(stop, limits, meter, now);
         }
         if is_more { Turn::Again } else { Turn::Wait }
     }

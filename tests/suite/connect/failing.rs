@@ -83,7 +83,7 @@ fn without_a_retry_budget_there_are_ten_retries_a_second() {
     let (down, up) = (Refusing::new(), TestBackend::echo());
     let backends = [down.address(), up.address().to_owned()];
     let in_order = Setup::to(&backends).pool("strategy: first_available");
-    let proxy = in_order.pool("connect: {retry_budget: 0}").start();
+    let proxy = in_order.pool("connect: {retry_budget: 0}, outlier_detection: off").start();
     let start = Instant::now();
     let served = served(&proxy, 400);
     // Ten a second may be counted over any part of the last ten seconds.

@@ -203,7 +203,7 @@ fn exec() {
     let (node, scratch) = (Node::named("a"), Scratch::new());
     let directory = scratch.path().display().to_string();
     let script =
-        "cd \"$1\"; echo \"$2 $3 $4 $5\" >> asked; [ ! -e ill ] || { echo no pulse; exit 3; }";
+        "cd \"$1\"; echo \"$2 $3 $4 $5\" >> asked; [ ! -e ill ] || ( echo no pulse; exit 3 )";
     let command = format!(
         "[sh, -c, '{script}', check, \"{directory}\", \"{{pool}}\", \"{{backend}}\", \"{{host}}\", \"{{port}}\"]"
     );

@@ -30,6 +30,7 @@ fn the_connection_that_notices_is_served_by_the_standby() {
         let nodes = trio();
         let proxy = standby(&nodes).threads(threads).start();
         assert_eq!(sequence(&proxy, 3), "aaa");
+        proxy.expect_ends(&["client_closed"; 3]);
         nodes[0].kill();
         let start = Instant::now();
         assert_eq!(who(&proxy), "b", "the very first one");
@@ -205,7 +206,7 @@ fn connections_on_the_old_one_are_closed_after_the_grace() {
     clients.iter().for_each(|client| client.expect_end(End::Fin));
     let took = start.elapsed();
     assert!(took > ms(400) && took < ms(550) + SLACK, "{took:?}");
-    assert_eq!(proxy.reasons().get("demoted"), Some(&5));
+    eventually(PATIENCE, "five were demoted", || proxy.reasons().get("demoted") == Some(&5));
     let told = proxy.expect_told("takeover", "b");
     assert_eq!(told.number("cut"), 5, "{told:?}");
 }
@@ -415,4 +416,23 @@ fn what_clients_send_while_they_wait_is_not_lost() {
     client.send(", and later");
     gate.open("b", 0);
     client.expect("bsent while waiting, and later");
+}
+
+/// The check that is the trial of a standby cannot be made for want of descriptors: it is made again
+/// after a while, not at once and again and again.
+#[test]
+fn a_trial_that_cannot_be_made_is_not_tried_without_a_pause() {
+    let nodes = [Node::dead("a"), Node::named("b")];
+    let detection = "outlier_detection: {base_ejection: 300ms, max_ejection: 300ms}";
+    let proxy = standby(&nodes).pool(detection).start();
+    assert_eq!(who(&proxy), "b");
+    proxy.expect_ends(&["client_closed"]);
+    proxy.leave_descriptors(0);
+    // From 240 ms to 360 ms after the ejection its trial begins.
+    pause(ms(500));
+    let share = proxy.processor_share(ms(500));
+    assert!(share < 0.1, "{share} of a core");
+    proxy.leave_all_descriptors();
+    nodes[0].restart();
+    proxy.expect_told("reinstated", "a");
 }

@@ -1,10 +1,10 @@
 //! Fifty takeovers in a row: never two active ones, and nobody who fails.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{checking, expect_checks};
-use crate::support::{Answers, Node, PATIENCE, Proxy, Setup, eventually, ms, pause};
+use crate::support::{Answers, Node, PATIENCE, Proxy, Setup, eventually, ms};
 
 const MOVES: usize = 50;
 
@@ -62,14 +62,14 @@ fn expect_one_at_a_time(reigns: &[Reign], served: &[Served]) {
     }
 }
 
-fn pair(threads: u32, keys: &str, answers: [&Answers; 2]) -> ([Node; 2], Proxy) {
+fn pair(threads: u32, interval: u32, keys: &str, answers: [&Answers; 2]) -> ([Node; 2], Proxy) {
     let nodes = ["a", "b"].map(Node::named);
     let entry = |(node, answers): (&Node, &Answers)| {
         node.entry(&format!("health_port: {}", answers.port()))
     };
     let setup = Setup::to(nodes.iter().zip(answers).map(entry)).threads(threads);
-    let timing = ", interval: 20ms, fast_interval: 10ms, rise: 1, fall: 1";
-    let check = checking(answers[0], "").replace(", interval: 60ms, fast_interval: 30ms", timing);
+    let timing = format!(", interval: {interval}ms, fast_interval: 10ms, rise: 1, fall: 1");
+    let check = checking(answers[0], "").replace(", interval: 60ms, fast_interval: 30ms", &timing);
     let setup = setup.pool("strategy: hot_standby").pool(&check).pool(keys);
     let proxy = setup.start();
     expect_checks(answers[0], 1);
@@ -81,7 +81,7 @@ fn pair(threads: u32, keys: &str, answers: [&Answers; 2]) -> ([Node; 2], Proxy) 
 fn moved_by_checks(threads: u32) {
     let (answers, fine) = (Answers::by("P"), Answers::by("P"));
     let keys = "failover: {failback: auto, demotion: {connections: keep}}";
-    let (nodes, proxy) = pair(threads, keys, [&answers, &fine]);
+    let (nodes, proxy) = pair(threads, 20, keys, [&answers, &fine]);
     let mut reigns = Vec::new();
     let served = under_load(&proxy, 4, || {
         for _ in 0..MOVES / 2 {
@@ -89,7 +89,7 @@ fn moved_by_checks(threads: u32) {
                 let before = node.accepted();
                 reigns.push(Reign { asked: Instant::now(), name: node.name() });
                 answers.go_on(script);
-                eventually(PATIENCE, "the role has moved", || node.accepted() > before + 10);
+                eventually(PATIENCE, "the role has moved", || node.accepted() > before + 20);
             }
         }
     });
@@ -131,17 +131,18 @@ fn moved_by_death(threads: u32) {
     let (answers, fine) = (Answers::by("P"), Answers::by("P"));
     let keys = "failover: {failback: auto}, \
                 outlier_detection: {base_ejection: 250ms, max_ejection: 250ms}";
-    let (nodes, proxy) = pair(threads, keys, [&answers, &fine]);
+    let (nodes, proxy) = pair(threads, 200, keys, [&answers, &fine]);
     let mut reigns = Vec::new();
     let served = under_load(&proxy, 4, || {
         for _ in 0..MOVES / 2 {
-            let before = [nodes[0].accepted(), nodes[1].accepted()];
+            let before = nodes[1].accepted();
             reigns.push(Reign { asked: Instant::now(), name: "b" });
             nodes[0].kill();
-            eventually(PATIENCE, "b serves", || nodes[1].accepted() > before[1] + 5);
+            eventually(PATIENCE, "b serves", || nodes[1].accepted() > before + 20);
+            let before = nodes[0].accepted();
             nodes[0].restart();
             reigns.push(Reign { asked: Instant::now(), name: "a" });
-            eventually(PATIENCE, "a serves again", || nodes[0].accepted() > before[0] + 5);
+            eventually(PATIENCE, "a serves again", || nodes[0].accepted() > before + 20);
         }
     });
     // In its second part b's reign is the old one of the move back.
@@ -155,7 +156,6 @@ fn moved_by_death(threads: u32) {
     for reason in ["connect_failed", "no_backend", "queue_timeout", "local_error"] {
         assert!(!reasons.contains_key(reason), "{reasons:?}");
     }
-    pause(Duration::ZERO);
 }
 
 #[test]
