@@ -44,10 +44,11 @@ impl Pipe {
         self.held == 0
     }
 
-    /// Moves bytes in. More than the nominal capacity may fit: pages count, not bytes.
-    pub(super) fn fill_from(&mut self, from: impl AsFd) -> io::Result<usize> {
+    /// Moves at most `most` bytes in. More than the nominal capacity may fit: pages count, not bytes.
+    pub(super) fn fill_from(&mut self, from: impl AsFd, most: usize) -> io::Result<usize> {
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-        let moved = retry(|| Ok(splice(&from, None, &self.write, None, FILL_BYTES, flags)?))?;
+        let most = most.min(FILL_BYTES);
+        let moved = retry(|| Ok(splice(&from, None, &self.write, None, most, flags)?))?;
         self.held += moved;
         Ok(moved)
     }
@@ -85,6 +86,12 @@ impl PipePool {
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self { spare: RefCell::default(), open: Cell::new(0), limit, refused_until: Cell::new(0) }
+    }
+
+    /// Pipes open, lent or spare.
+    #[cfg(test)]
+    pub(super) fn open(&self) -> usize {
+        self.open.get()
     }
 
     /// Lends a pipe; `None` when all are lent or the kernel gives no useful one: copy instead.
@@ -142,7 +149,7 @@ mod tests {
         assert!(pool.lend(0).is_none());
         let (mut near, far) = UnixStream::pair().unwrap();
         near.write_all(b"left over").unwrap();
-        assert_eq!(pipe.get().unwrap().fill_from(&far).unwrap(), 9);
+        assert_eq!(pipe.get().unwrap().fill_from(&far, 100).unwrap(), 9);
         drop(pipe);
         assert_eq!((pool.spare.borrow().len(), pool.open.get()), (0, 0));
         drop(pool.lend(0).unwrap());

@@ -3,7 +3,8 @@
 //! A readable socket is read into the thread's scratch buffer and written on at once; only what the
 //! other side does not take is kept, in a buffer of the connection that goes when it is empty. A
 //! direction that fills the scratch buffer twice in a row passes through a pipe instead (splice(2)),
-//! without copies. A direction with something undelivered is not read: that is the backpressure.
+//! without copies. A direction with something undelivered is not read: that is the backpressure. Nor is
+//! one that has used up what its bandwidth allows (`pace.rs`), until a time that it asks to be woken at.
 //!
 //! What holds, each with a test: every byte read is delivered before the end is signalled; a FIN is
 //! passed on as a FIN, each way alone; a reset is passed on as a reset, after the bytes before it
@@ -17,6 +18,7 @@ mod end;
 mod flow;
 mod leaving;
 mod meter;
+mod pace;
 mod relays;
 #[cfg(test)]
 mod tests;

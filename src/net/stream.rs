@@ -191,8 +191,8 @@ impl Stream {
     /// # Errors
     ///
     /// `WouldBlock` if nothing is there, or the pipe is full: splice(2) says the same for both.
-    pub(super) fn splice_in(&self, pipe: &mut Pipe) -> io::Result<usize> {
-        pipe.fill_from(self.fd()?)
+    pub(super) fn splice_in(&self, pipe: &mut Pipe, most: usize) -> io::Result<usize> {
+        pipe.fill_from(self.fd()?, most)
     }
 
     /// Moves bytes from `pipe`, which holds some, to the socket without waiting.

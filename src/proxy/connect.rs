@@ -138,6 +138,15 @@ enum Next {
     End(Ending),
 }
 
+/// What a connection without a backend waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    /// Another rotation.
+    Rotation,
+    /// A freed slot.
+    Freed,
+}
+
 /// All attempts of one connection.
 struct Race<'a> {
     worker: &'a Worker,
@@ -167,8 +176,11 @@ struct Race<'a> {
     held_until: Option<Tick>,
     /// Its place in the queue, and until when it keeps it; the deadline is no matter meanwhile.
     spot: Option<(Spot, Tick)>,
-    /// Woken when the rotation changes, or when a slot is freed.
-    changed: Option<Pin<Box<OwnedNotified>>>,
+    /// Woken when the rotation changes, or when a slot is freed. Kept while it waits: its place in the
+    /// queue is the place in there.
+    changed: Option<(News, Pin<Box<OwnedNotified>>)>,
+    /// It was told of a freed slot, and has not taken one.
+    owes_wake: bool,
 }
 
 impl<'a> Race<'a> {
@@ -193,6 +205,7 @@ impl<'a> Race<'a> {
             held_until: None,
             spot: None,
             changed: None,
+            owes_wake: false,
         }
     }
 
@@ -209,7 +222,8 @@ impl<'a> Race<'a> {
         }
         let mut first_bytes = None;
         self.worker.engine.with_scratch(|scratch| {
-            let bytes = match client.try_read(scratch) {
+            let room = self.read_ahead(scratch.len());
+            let bytes = match client.try_read(&mut scratch[..room]) {
                 Ok(0) => return Ok(()),
                 Ok(bytes) => bytes,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -419,7 +433,7 @@ impl<'a> Race<'a> {
 
     /// Advances all attempts, starts another one when it is time, and sees to being asked again.
     fn poll(&mut self, client: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<Link, Ending>> {
-        self.changed = None;
+        self.hear(cx);
         loop {
             if self.connection.meter.poll_stopped(cx).is_ready() {
                 return Poll::Ready(Err(self.connection.told()));
@@ -442,6 +456,7 @@ impl<'a> Race<'a> {
             match self.next_attempt() {
                 Next::Attempt(attempt) => {
                     self.leave_queue(now);
+                    (self.changed, self.owes_wake) = (None, false);
                     self.under_way().list.borrow_mut().push(attempt);
                 }
                 // Not now; when those under way have failed, it is tried again.
@@ -449,20 +464,20 @@ impl<'a> Race<'a> {
                     self.hedge_at = None;
                 }
                 Next::End(ending) => return Poll::Ready(Err(ending)),
-                Next::Wait(wait) if self.changed.is_some() => {
+                Next::Wait(wait) if self.listens(News::Rotation) => {
                     self.wait(wait, now, cx);
                     return Poll::Pending;
                 }
                 Next::Queue => {
                     self.queue(now)?;
-                    if self.changed.is_some() {
+                    if self.listens(News::Freed) {
                         self.set_deadline(cx);
                         return Poll::Pending;
                     }
-                    self.listen(&Arc::clone(self.pool.live.queue.freed()), cx);
+                    self.listen(News::Freed, cx);
                 }
                 // Listening first, then looking again, so that no change falls in between.
-                Next::Wait(_) => self.listen(&Arc::clone(&self.pool.live.changed), cx),
+                Next::Wait(_) => self.listen(News::Rotation, cx),
             }
         }
     }
@@ -481,10 +496,27 @@ impl<'a> Race<'a> {
     }
 
     /// Asks to be woken when the rotation changes, or when a slot is freed.
-    fn listen(&mut self, to: &Arc<Notify>, cx: &mut Context<'_>) {
-        let mut changed = Box::pin(Arc::clone(to).notified_owned());
-        if changed.as_mut().poll(cx).is_pending() {
-            self.changed = Some(changed);
+    fn listen(&mut self, news: News, cx: &mut Context<'_>) {
+        let to: &Arc<Notify> = match news {
+            News::Rotation => &self.pool.live.changed,
+            News::Freed => self.pool.live.queue.freed(),
+        };
+        self.owes_wake = false;
+        self.changed = Some((news, Box::pin(Arc::clone(to).notified_owned())));
+        self.hear(cx);
+    }
+
+    fn listens(&self, to: News) -> bool {
+        self.changed.as_ref().is_some_and(|(news, _)| *news == to)
+    }
+
+    /// Takes note of what it was told, and stays where it is in the queue if that is nothing.
+    fn hear(&mut self, cx: &mut Context<'_>) {
+        if let Some((news, changed)) = &mut self.changed
+            && changed.as_mut().poll(cx).is_ready()
+        {
+            self.owes_wake |= *news == News::Freed;
+            self.changed = None;
         }
     }
 
@@ -497,11 +529,20 @@ impl<'a> Race<'a> {
         self.set_deadline(cx);
     }
 
+    /// How much is read of a client at once before it has a backend: what its bandwidth lets pass in a
+    /// twentieth of a second, but no more than `most`.
+    fn read_ahead(&self, most: usize) -> usize {
+        let rate = self.connection.listener.limits.bandwidth.0;
+        let share = rate.map(|rate| usize::try_from(rate / 20).unwrap_or(most).max(1));
+        share.map_or(most, |share| share.min(most))
+    }
+
     /// Reads ahead what the client sends, within bounds, and so learns if it is gone.
     fn poll_client(&mut self, client: &mut Stream, cx: &mut Context<'_>) -> Result<(), Ending> {
-        while self.unread.len() < READ_AHEAD_BYTES && !self.client_has_ended {
+        let most = self.read_ahead(READ_AHEAD_BYTES);
+        while self.unread.len() < most && !self.client_has_ended {
             let read = self.worker.engine.with_scratch(|scratch| {
-                let read = client.poll_read(cx, &mut scratch[..READ_AHEAD_BYTES]);
+                let read = client.poll_read(cx, &mut scratch[..most]);
                 if let Poll::Ready(Ok(bytes)) = read {
                     self.unread.extend_from_slice(&scratch[..bytes]);
                 }
@@ -625,6 +666,10 @@ fn exhausted(ending: Ending, may_change: bool) -> Next {
 
 impl Drop for Race<'_> {
     fn drop(&mut self) {
+        // The slot it was told of is the next one's.
+        if self.owes_wake {
+            self.pool.live.queue.wake_one();
+        }
         if let Some(attempts) = &self.attempts {
             attempts.list.take().into_iter().for_each(|attempt| attempt.dial.abandon());
         }

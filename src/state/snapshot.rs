@@ -57,9 +57,7 @@ pub struct Listener {
     pub source_limits: SourceLimits,
     /// Its connections by source.
     pub sources: Arc<Sources>,
-    /// Bytes a second of each connection, in and out.
-    pub bandwidth: (Option<u64>, Option<u64>),
-    /// Its limits in time.
+    /// Its limits in time, and the bandwidth of each connection.
     pub limits: Limits,
     /// Its limit in number: in force with [`Snapshot::take_effect`].
     pub max_connections: Option<u32>,
@@ -204,16 +202,16 @@ fn build_listener(
             rate: listener.connection_rate_per_source.and_then(|rate| NonZeroU32::new(rate.0)),
         },
         sources: known.map(|known| Arc::clone(&known.sources)).unwrap_or_default(),
-        bandwidth: (
-            listener.bandwidth.inward.map(|rate| rate.0),
-            listener.bandwidth.outward.map(|rate| rate.0),
-        ),
         limits: Limits {
             idle: timeouts.idle.map(ticks),
             half_closed: timeouts.half_closed.map(|d| if d.is_zero() { 0 } else { ticks(d) }),
             max_duration: timeouts.max_duration.map(ticks),
             keepalive,
             user_timeout,
+            bandwidth: (
+                listener.bandwidth.inward.map(|rate| rate.0),
+                listener.bandwidth.outward.map(|rate| rate.0),
+            ),
         },
         max_connections,
         slots: known.map_or_else(

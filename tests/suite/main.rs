@@ -28,6 +28,7 @@ mod connect;
 mod descriptors;
 mod drill;
 mod ending;
+mod guard;
 mod health;
 mod limits;
 mod regression;

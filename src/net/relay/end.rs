@@ -91,13 +91,13 @@ impl End {
         self.note_written(written)
     }
 
-    /// Moves bytes into `pipe`, which is empty; 0 is the end of the stream or the urgent mark,
+    /// Moves at most `most` bytes into `pipe`, which is empty; 0 is the end of the stream or the urgent mark,
     /// `None` nothing for now.
-    pub(super) fn splice_in(&mut self, pipe: &mut Pipe) -> io::Result<Option<usize>> {
+    pub(super) fn splice_in(&mut self, pipe: &mut Pipe, most: usize) -> io::Result<Option<usize>> {
         if !self.is_readable {
             return Ok(None);
         }
-        match self.stream.splice_in(pipe) {
+        match self.stream.splice_in(pipe, most) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 self.is_readable = false;
                 Ok(None)

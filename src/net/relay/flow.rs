@@ -59,6 +59,8 @@ pub(super) enum Moved {
     All,
     /// There may be more, but others have their turn first.
     Part,
+    /// There may be more, but no more is allowed now.
+    Enough,
     /// The source has ended and all is delivered.
     Ended,
     /// An end has failed.
@@ -71,13 +73,13 @@ impl Flow {
         Self { held: Held::of(unread), ..Self::default() }
     }
 
-    /// Moves bytes until one side would block, the source has ended and all is delivered, or an end
-    /// breaks.
+    /// Moves bytes, at most about `allowed`, until one side would block, the source has ended and all is
+    /// delivered, or an end breaks.
     pub(super) fn turn(
         &mut self,
         engine: &Engine,
         (source, sink): (&mut End, &mut End),
-        count: impl Fn(usize),
+        (allowed, mut count): (usize, impl FnMut(usize)),
     ) -> Moved {
         let mut moved = 0;
         while moved < TURN_BYTES {
@@ -86,10 +88,16 @@ impl Flow {
                 Ok(false) => return Moved::All,
                 Ok(true) => {}
             }
+            let most = allowed.saturating_sub(moved);
+            if most == 0 {
+                // A pipe serves others meanwhile; it is empty.
+                self.held = None;
+                return Moved::Enough;
+            }
             self.take_pipe(engine, source);
             let pipe = self.held.as_mut().and_then(|held| held.pipe.as_mut());
             let read = match pipe.and_then(Lent::get) {
-                Some(pipe) => match source.splice_in(pipe) {
+                Some(pipe) => match source.splice_in(pipe, most) {
                     // The end, or TCP's urgent mark, which splice(2) does not pass: reading tells.
                     Ok(Some(0)) => {
                         (self.full_reads, self.held) = (0, None);
@@ -100,7 +108,7 @@ impl Flow {
                         spliced
                     }
                 },
-                None => self.copy(engine, (source, sink)),
+                None => self.copy(engine, (source, sink), most),
             };
             match read {
                 Ok(Some(0)) => {
@@ -128,9 +136,11 @@ impl Flow {
         &mut self,
         engine: &Engine,
         (source, sink): (&mut End, &mut End),
+        most: usize,
     ) -> io::Result<Option<usize>> {
         engine.with_scratch(|scratch| {
-            let read = source.read(scratch)?;
+            let room = most.min(scratch.len());
+            let read = source.read(&mut scratch[..room])?;
             let Some(bytes @ 1..) = read else { return Ok(read) };
             let is_full = bytes == scratch.len();
             self.full_reads = if is_full { self.full_reads.saturating_add(1) } else { 0 };

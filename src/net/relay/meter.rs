@@ -153,7 +153,7 @@ impl Meter {
     }
 }
 
-/// The limits in time of one connection, in milliseconds; `None` is no limit.
+/// The limits of one connection in time, in milliseconds, and in bandwidth; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
     /// No byte in either direction.
@@ -166,4 +166,6 @@ pub struct Limits {
     pub keepalive: Option<Duration>,
     /// How long bytes sent to the backend may stay unacknowledged.
     pub user_timeout: Option<Duration>,
+    /// Bytes a second from the client, and from the backend.
+    pub bandwidth: (Option<u64>, Option<u64>),
 }

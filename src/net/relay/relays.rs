@@ -110,7 +110,8 @@ impl<C: Carried> Relays<C> {
         // What connecting took is no time without traffic.
         carried.meter().active.set(now);
         let serial = self.reactor.serial();
-        let mut entry = Box::new(Entry::new(TwoWay::new(pair, now), carried, serial));
+        let relay = TwoWay::new(pair, carried.limits(), carried.meter(), now);
+        let mut entry = Box::new(Entry::new(relay, carried, serial));
         let mut places = self.places.borrow_mut();
         let place = places.vacant_entry();
         let Ok(key) = u32::try_from(place.key()) else { return };

@@ -4,6 +4,7 @@ use super::end::End;
 use super::flow::{Broken, Flow, FlowState, Moved};
 use super::leaving::Leaving;
 use super::meter::{Limits, Meter};
+use super::pace::Pace;
 use super::watch::Watch;
 use super::{Engine, Pair, Side, Stop};
 use crate::net::clock::Tick;
@@ -20,6 +21,8 @@ pub(super) struct TwoWay {
     pub(super) flow_in: Flow,
     /// Backend to client.
     pub(super) flow_out: Flow,
+    /// How fast it may go, where that is limited.
+    pace: Option<Box<Pace>>,
     /// Its last words, once something else than its peers has ended it.
     leaving: Option<Box<Leaving>>,
     start: Tick,
@@ -47,12 +50,13 @@ pub(super) enum Turn {
 }
 
 impl TwoWay {
-    pub(super) fn new(pair: Pair, now: Tick) -> Self {
+    pub(super) fn new(pair: Pair, limits: &Limits, meter: &Meter, now: Tick) -> Self {
         Self {
             client: End::new(pair.client),
             backend: End::new(pair.backend),
             flow_in: Flow::beginning_with(pair.unread),
             flow_out: Flow::default(),
+            pace: Pace::new(limits, meter.bytes_in(), now),
             leaving: None,
             start: now,
             due: 0,
@@ -73,7 +77,10 @@ impl TwoWay {
 
     /// When to give it a turn even without news.
     pub(super) fn due(&self) -> Tick {
-        self.due
+        match &self.pace {
+            None => self.due,
+            Some(pace) => pace.next().map_or(self.due, |at| at.min(self.due)),
+        }
     }
 
     /// Moves what can be moved, until both directions have ended or something else ends it.
@@ -94,7 +101,7 @@ impl TwoWay {
         }
         let before = meter.bytes_in() + meter.bytes_out();
         let (stuck, first) = (self.undelivered(), self.first);
-        let is_more = self.move_both(engine, meter);
+        let is_more = self.move_both(engine, meter, now);
         if !self.has_answered && meter.bytes_out() > 0 {
             self.has_answered = true;
             watch.first_byte();
@@ -114,16 +121,29 @@ impl TwoWay {
     }
 
     /// Moves what can be moved, and notes which ends have come. Whether there may be more.
-    fn move_both(&mut self, engine: &Engine, meter: &Meter) -> bool {
+    fn move_both(&mut self, engine: &Engine, meter: &Meter, now: Tick) -> bool {
         let mut is_more = false;
+        if let Some(pace) = &mut self.pace {
+            pace.begin_turn(now);
+        }
         if self.flow_in.is_moving() {
             let ends = (&mut self.client, &mut self.backend);
-            let moved = self.flow_in.turn(engine, ends, |bytes| meter.add_in(bytes));
+            let allowed = allowed(&mut self.pace, Side::Client, now);
+            let count = |bytes| {
+                meter.add_in(bytes);
+                note_passed(&mut self.pace, Side::Client, bytes);
+            };
+            let moved = self.flow_in.turn(engine, ends, (allowed, count));
             is_more |= self.note(Side::Client, moved);
         }
         if self.flow_out.is_moving() {
             let ends = (&mut self.backend, &mut self.client);
-            let moved = self.flow_out.turn(engine, ends, |bytes| meter.add_out(bytes));
+            let allowed = allowed(&mut self.pace, Side::Backend, now);
+            let count = |bytes| {
+                meter.add_out(bytes);
+                note_passed(&mut self.pace, Side::Backend, bytes);
+            };
+            let moved = self.flow_out.turn(engine, ends, (allowed, count));
             is_more |= self.note(Side::Backend, moved);
         }
         is_more
@@ -138,6 +158,11 @@ impl TwoWay {
         match moved {
             Moved::All => {}
             Moved::Part => return true,
+            Moved::Enough => {
+                if let Some(pace) = &mut self.pace {
+                    pace.rest(source);
+                }
+            }
             Moved::Ended if this.state == FlowState::Done => {
                 self.first.get_or_insert(source);
                 // Where both have ended, closing the sockets says it.
@@ -290,6 +315,7 @@ impl TwoWay {
         if self.is_done() && matches!(stop, Stop::Closed(_)) {
             return Turn::Over(stop);
         }
+        self.pace = None;
         self.leaving = Some(Box::new(Leaving::begin(self, stop, limits, now)));
         self.leave(meter, now)
     }
@@ -305,5 +331,16 @@ impl TwoWay {
             }
             None => Turn::Over(leaving.stop()),
         }
+    }
+}
+
+/// How many bytes of `source` may pass now.
+fn allowed(pace: &mut Option<Box<Pace>>, source: Side, now: Tick) -> usize {
+    pace.as_mut().map_or(usize::MAX, |pace| pace.allowed(source, now))
+}
+
+fn note_passed(pace: &mut Option<Box<Pace>>, source: Side, bytes: usize) {
+    if let Some(pace) = pace {
+        pace.passed(source, bytes);
     }
 }
