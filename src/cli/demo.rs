@@ -57,7 +57,7 @@ pub(super) fn run(arguments: &Arguments, registry: &Registry) -> Result<(), u8> 
     })?;
     let source = Source { path: None, registry: registry.clone() };
     serve(&config, source, |server| {
-        introduce(&addresses, server.admin_address().map(|at| at.to_string()))
+        introduce(&addresses, server.admin_address().map(|at| at.to_string()));
     })
 }
 
