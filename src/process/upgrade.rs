@@ -28,6 +28,8 @@ use crate::net::pass;
 const VARIABLE: &str = "TIDEGATE_UPGRADE";
 /// How long the new process may take to serve.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long one that has given up may take to say why and end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What marks an offer as ours.
 const FORMAT: &str = "tidegate-upgrade";
 /// The version that is spoken.
@@ -155,12 +157,23 @@ impl Started {
 
     fn how_it_ended(&mut self) -> String {
         let status = self.0.as_mut().and_then(|child| {
-            // It has closed its end, so it is about to end if it has not yet.
+            // It has closed its end, so it is about to end: once it has said why.
+            for _ in 0..LAST_WORDS.as_millis() / 10 {
+                if let Ok(Some(status)) = child.try_wait() {
+                    return Some(status);
+                }
+                pause();
+            }
             let _ = child.kill();
             child.wait().ok()
         });
         status.map_or_else(String::new, |status| format!(" ({status})"))
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "on a thread that blocks anyhow")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(10));
 }
 
 impl Drop for Started {
@@ -293,7 +306,6 @@ impl Inheritance {
         let mut all = all.into_iter();
         let mut doors = Vec::new();
         for (place, door) in offer.doors.into_iter().enumerate() {
-            let address = |text: &str| Address::parse(text).map_err(io::Error::other);
             let (wanted, bound) = (address(&door.wanted)?, address(&door.address)?);
             doors.push(Inherited {
                 place: Some(place),
@@ -338,6 +350,12 @@ impl Inheritance {
         let taken = taken.filter_map(|door| door.place).collect();
         write_message(&mut channel, &Answer { taken })
     }
+}
+
+/// An address as it was written; its port may be 0, for one that the kernel chooses.
+fn address(text: &str) -> io::Result<Address> {
+    let tcp = text.parse().map(Address::Tcp);
+    tcp.or_else(|_| Address::parse(text)).map_err(io::Error::other)
 }
 
 /// Whether the other end of `stdin` is this process's parent, of the same user.
@@ -396,6 +414,14 @@ mod tests {
         drop(near);
         let ended = read_message::<Answer>(&mut far.try_clone().unwrap()).unwrap_err();
         assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn addresses_are_read_as_they_were_written() {
+        for text in ["127.0.0.1:0", "[::1]:80", "0.0.0.0:9501", "unix:/run/a.sock"] {
+            assert_eq!(address(text).unwrap().to_string(), text);
+        }
+        assert!(address("nowhere").is_err());
     }
 
     #[test]

@@ -172,7 +172,7 @@ fn each_error_of_a_connect_blames_whom_it_should() {
 /// From now on this host does not let connects to this port out.
 fn refuse_locally(port: u16) {
     let rules = format!(
-        "table inet policy {{\n chain out {{\n type filter hook output priority 0\n \
+        "table inet local_policy {{\n chain out {{\n type filter hook output priority 0\n \
          tcp dport {port} drop\n }}\n}}\n"
     );
     let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -307,6 +308,10 @@ fn the_standby_serves_while_both_nodes_are_away_and_no_longer() {
             signal_workers(node, Signal::KILL);
             node.kill();
         }
+        // A worker that is being killed still takes connections, which it then resets.
+        eventually(PATIENCE, "nobody listens", || {
+            nodes[..2].iter().all(|node| TcpStream::connect(node.address()).is_err())
+        });
         drop(quiet);
         clients.go_on(20);
         assert!(service.backend("standby").connections_total > 0);

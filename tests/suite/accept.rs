@@ -140,7 +140,7 @@ fn the_limit_of_descriptors_is_raised_at_start() {
 fn an_automatic_limit_keeps_within_the_descriptors() {
     // More clients than descriptors: those in are whole connections, the others wait for a place.
     let backend = TestBackend::echo();
-    let proxy = Setup::to([backend.address()]).descriptors(128, 128).start();
+    let proxy = Setup::to([backend.address()]).descriptors(256, 256).start();
     let clients: Vec<_> = (0..100).map(|_| proxy.client()).collect();
     clients.iter().for_each(|client| client.send("x"));
     let mut waiting = clients;

@@ -16,6 +16,15 @@ impl Drop for Successor {
     }
 }
 
+/// Ends the load, also when the test has failed.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 #[track_caller]
 fn upgraded(proxy: &Proxy) -> Successor {
     let mut pid = None;
@@ -52,12 +61,13 @@ fn nobody_notices_an_upgrade() {
                 }
             });
         }
+        let end = Stop(&stop);
         eventually(PATIENCE, "load", || served.load(Ordering::SeqCst) > 50);
         proxy.signal(Signal::USR2);
         let successor = upgraded(&proxy);
         let before = served.load(Ordering::SeqCst);
         eventually(PATIENCE, "load after it", || served.load(Ordering::SeqCst) > before + 50);
-        stop.store(true, Ordering::SeqCst);
+        drop(end);
         successor
     });
     old.send("still");
