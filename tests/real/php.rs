@@ -73,7 +73,7 @@ fn a_php_worker_that_dies_costs_no_request() {
         assert_eq!(served(1), at_death);
         let back = workers.remove(1);
         let port = back.address().rsplit_once(':').unwrap().1.parse().unwrap();
-        workers.insert(1, back.start_again(worker(&php, &page, 1, port)));
+        workers.insert(1, back.start_again(|| worker(&php, &page, 1, port)));
         all_served(20, &[0, 1, 2]);
     });
 }

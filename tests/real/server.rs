@@ -32,11 +32,20 @@ impl Server {
     }
 
     /// Starts `command` on the address that this server had, which must have ended.
+    ///
+    /// Meanwhile a connection of another test may have been given the port: then it waits until that
+    /// has ended.
     #[track_caller]
-    pub(crate) fn start_again(self, command: Command) -> Self {
+    pub(crate) fn start_again(self, command: impl Fn() -> Command) -> Self {
         let address = self.address;
         drop(self);
-        Self::spawn(command, address).listening().expect("a server that starts again")
+        for _ in 0..20 {
+            if let Some(server) = Self::spawn(command(), address).listening() {
+                return server;
+            }
+            pause(ms(200));
+        }
+        panic!("the server did not start again, see above");
     }
 
     fn spawn(mut command: Command, address: SocketAddr) -> Self {

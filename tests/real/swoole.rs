@@ -211,7 +211,7 @@ fn nodes_that_are_drained_reloaded_and_enabled_one_by_one_lose_no_request() {
                 // As `systemctl restart`: another manager.
                 signal_workers(&nodes[index], Signal::KILL);
                 let old = nodes.remove(index);
-                nodes.insert(index, old.start_again(node(&php, port)));
+                nodes.insert(index, old.start_again(|| node(&php, port)));
                 assert_eq!(Service::ask(&nodes[index].address()).0, "1");
             }
             // A node that was away for its checks has to pass them first.
@@ -284,7 +284,7 @@ fn a_node_whose_workers_hang_is_restarted_and_known_to_be_repaired() {
     signal_workers(&nodes[0], Signal::KILL);
     let port = nodes[0].address().rsplit_once(':').unwrap().1.parse().unwrap();
     let old = nodes.remove(0);
-    nodes.insert(0, old.start_again(node(&php, port)));
+    nodes.insert(0, old.start_again(|| node(&php, port)));
     service.until("node-1", "healthy");
     let both: BTreeSet<String> = ["repaired", "success"].map(String::from).into();
     eventually(PATIENCE, "repaired", || results() == both);
@@ -319,7 +319,7 @@ fn the_standby_serves_while_both_nodes_are_away_and_no_longer() {
         for index in 0..2 {
             let port = nodes[index].address().rsplit_once(':').unwrap().1.parse().unwrap();
             let old = nodes.remove(index);
-            nodes.insert(index, old.start_again(node(&php, port)));
+            nodes.insert(index, old.start_again(|| node(&php, port)));
         }
         eventually(PATIENCE, "the nodes are back", || service.backend("node-1").in_rotation);
         eventually(PATIENCE, "the standby is out", || !service.backend("standby").in_rotation);
