@@ -291,6 +291,7 @@ fn a_node_whose_workers_hang_is_restarted_and_known_to_be_repaired() {
 }
 
 #[test]
+#[ignore = "runs alone, so that nobody takes the ports of the dead: cargo test --test real -- --ignored"]
 fn the_standby_serves_while_both_nodes_are_away_and_no_longer() {
     let Some(php) = php() else { return };
     let mut nodes = start(&php);
