@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """serve.py BINARY FILE: starts the binary on a configuration as a user would, with toy backends on the addresses that the
 file names, sends bytes through every listener, and stops it."""
+import contextlib
 import re
 import signal
 import socket
@@ -21,7 +22,8 @@ def backend(address):
             threading.Thread(target=echo, args=(peer,), daemon=True).start()
 
     def echo(peer):
-        with peer:
+        # A check ends with a reset.
+        with peer, contextlib.suppress(ConnectionResetError):
             while data := peer.recv(65536):
                 peer.sendall(data)
 
