@@ -120,8 +120,9 @@ fn an_ejection_doubles_until_a_trial_passes() {
     };
     let mut begun = Instant::now();
     let mut lengths = Vec::new();
-    let mut known = 3;
-    assert_eq!(tries(&proxy), known);
+    // One more may have been under way when the third had failed.
+    let mut known = tries(&proxy);
+    assert!((3..=4).contains(&known), "{known}");
     while lengths.len() < 4 {
         assert_eq!(who(&proxy), "b");
         if tries(&proxy) > known {
