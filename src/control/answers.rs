@@ -36,7 +36,7 @@ impl Controller {
             Request::Connections(filter, reply) => {
                 let (threads, now) = (self.threads.clone(), self.clock.now());
                 tokio::task::spawn_local(async move {
-                    let open = list(&threads).await;
+                    let open = list(&threads, None).await;
                     let shown = open.into_iter().filter(|one| filter.takes(one));
                     let _ = reply.send(Ok(shown.map(|one| connection_status(one, now)).collect()));
                 });

@@ -484,6 +484,8 @@ impl Controller {
                 pool.publish(|| clock.exact());
                 self.is_unsaved = true;
             }
+            self.end_unkept(index);
+            let pool = &self.pools[index];
             let (number, wake) = (pool.number, pool.keeper.pool_wake());
             wake.into_iter().for_each(|at| self.timers.set(at, Timer::Pool(number)));
             self.probe_trials(index);

@@ -19,7 +19,7 @@ use crate::net::addr::Address;
 use crate::net::clock::ticks;
 use crate::net::dial::EphemeralPorts;
 use crate::probe::{Probe, Target};
-use crate::state::{Backend, Member, Pool, Rotation, Trial, Wait};
+use crate::state::{Backend, Ending, Member, Pool, Rotation, Trial, Wait};
 
 /// A pool.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub(super) struct Controlled {
     pub(super) vacated: Option<Vacated>,
     /// By the backend that was demoted.
     pub(super) demotions: HashMap<Id, Demotion>,
+    /// Whose connections end once the next rotation is in force, and why.
+    pub(super) to_end: Vec<(Id, Ending)>,
     pub(super) repairs: Repairs,
     /// What is in force.
     published: Option<Plan>,
@@ -229,6 +231,7 @@ impl Controlled {
             takeover: None,
             vacated: None,
             demotions: HashMap::new(),
+            to_end: Vec::new(),
             repairs: Repairs::default(),
             published: None,
             cost: (0, 0),

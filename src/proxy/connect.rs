@@ -401,7 +401,7 @@ impl<'a> Race<'a> {
                 return Err(if is_full { Ending::QueueFull } else { Ending::ConnectFailed });
             };
             self.tried.insert(member.backend.id);
-            if let Some(lease) = Lease::take(member) {
+            if let Some(lease) = Lease::take(member, now) {
                 return Ok(lease);
             }
             if !is_full {

@@ -234,11 +234,13 @@ impl Worker {
                 self.races.borrow().iter().for_each(|(_, attempts)| attempts.fence(*backend));
             }
             Notice::End { which, reason } => self.end(which, *reason),
-            Notice::List(to) => {
-                let all: Vec<Open> =
-                    self.connections.borrow().iter().map(|(_, c)| c.describe()).collect();
+            Notice::List { of, to } => {
+                let is_meant = |c: &Connection| of.is_none() || c.backend() == *of;
+                let all = self.connections.borrow();
+                let meant: Vec<Open> =
+                    all.iter().filter(|(_, c)| is_meant(c)).map(|(_, c)| c.describe()).collect();
                 // Who has asked may have gone.
-                let _ = to.send(all);
+                let _ = to.send(meant);
             }
         }
     }

@@ -16,6 +16,8 @@ use super::{Peer, TestBackend};
 pub(crate) enum Mode {
     /// Says its name at once, then sends back what it gets.
     Greets,
+    /// Sends back what it gets.
+    Echoes,
     /// Reads and never answers: as a frozen process looks from outside.
     Silent,
     /// Resets it as soon as there is something to read.
@@ -155,6 +157,7 @@ impl Mode {
         match self {
             Self::Greets if peer.try_send(name).is_ok() => echo(peer),
             Self::Greets => {}
+            Self::Echoes => echo(peer),
             Self::Silent => drop(drain(&peer)),
             Self::Resets => {
                 let _ = peer.try_read(&mut [0]);
