@@ -70,10 +70,10 @@ class Place:
 
     # -------------------------------------------------------------- starting
 
-    def start_backend(self, addresses, number=0):
-        """One process that serves all of `addresses`."""
+    def start_backend(self, addresses, number=0, accepts=None):
+        """One process that serves all of `addresses`; it writes down what it accepts in the file `accepts`, in order."""
         process = subprocess.Popen(
-            [self.options.backend, "--listen", ",".join(addresses), "--id", str(number)],
+            [self.options.backend, "--listen", ",".join(addresses), "--id", str(number), "--accepts", accepts or ""],
             stdout=subprocess.PIPE, text=True, preexec_fn=machine.before_exec(self.load_cores))
         self.backends.append(process)
         if process.stdout.readline().strip() != "READY":

@@ -20,7 +20,8 @@ and left out.
   failover = the following, beside the peers that can do it:
     active-kill, active-hole    SIGKILL of the active of a hot standby, and its packets dropped
     frozen     SIGSTOP of one of four under 1,000 requests a second, first_byte: 250ms
-    takeovers  50 takeovers in a row
+    takeovers  50 takeovers in a row, and the backends' accept logs: never two actives
+    in-force   evictions under 2,000 connections a second: when the last one comes
     checks     processor time of TCP checks, 5,000 backends at 2 s
 
 CPU figures are CPU time of the proxy's processes per unit of work, kernel work in their context included: the figure

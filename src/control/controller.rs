@@ -25,6 +25,7 @@ use super::names::{self, Resolved};
 use super::pool::{self, Backing, Controlled, Place};
 use super::recovery::{self, Recovery};
 use super::reload::{Host, Loaded, Reloads, Source};
+use super::repair::Sign;
 use super::state_file::StateFile;
 use super::timers::{Timer, Timers};
 use crate::balance::Entry;
@@ -397,7 +398,7 @@ impl Controller {
         let is_failure = matches!(event, Event::TrialFailed { .. });
         self.note(id, event);
         if is_failure {
-            self.see_repair(id, "the trial after the ejection failed");
+            self.see_repair(id, Sign::Trial);
         }
     }
 

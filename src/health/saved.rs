@@ -22,6 +22,10 @@ const VERSION: u32 = 1;
 /// Age in milliseconds over which a state file is no longer believed: one day.
 pub const STALE_AFTER: u64 = 24 * 3_600_000;
 
+/// How far in the future, in milliseconds, a state file may have been saved: clocks are set back by
+/// a little now and then. By more, either the file or the clock is wrong.
+pub const EARLY_BY: u64 = 60_000;
+
 /// The health, the active roles and the operators' words of all pools.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
@@ -99,6 +103,16 @@ pub enum SavedError {
         /// Its age in milliseconds.
         age: u64,
     },
+    /// By this host's clock it is yet to be saved.
+    #[error(
+        "saved {} s from now by this host's clock, believed up to {} s",
+        ahead / 1_000,
+        EARLY_BY / 1_000
+    )]
+    Future {
+        /// How far ahead it is, in milliseconds.
+        ahead: u64,
+    },
 }
 
 impl Saved {
@@ -108,8 +122,7 @@ impl Saved {
         Self { format: FORMAT.into(), version: VERSION, saved_at: now, pools: BTreeMap::new() }
     }
 
-    /// Reads what [`to_text`](Self::to_text) wrote. `now` is in milliseconds since the Unix epoch; a
-    /// file from the future, as a clock that was set back makes it, counts as new.
+    /// Reads what [`to_text`](Self::to_text) wrote. `now` is in milliseconds since the Unix epoch.
     ///
     /// # Errors
     ///
@@ -125,7 +138,12 @@ impl Saved {
         }
         let saved: Self = serde_json::from_value(value)?;
         let age = now.saturating_sub(saved.saved_at);
-        if age > STALE_AFTER { Err(SavedError::Stale { age }) } else { Ok(saved) }
+        let ahead = saved.saved_at.saturating_sub(now);
+        match () {
+            () if age > STALE_AFTER => Err(SavedError::Stale { age }),
+            () if ahead > EARLY_BY => Err(SavedError::Future { ahead }),
+            () => Ok(saved),
+        }
     }
 
     /// The text of a state file.

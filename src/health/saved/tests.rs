@@ -122,7 +122,7 @@ fn what_is_written_is_read_again() {
     assert_eq!(
         Saved::read(&file.to_text().unwrap(), NOW - 60_000).unwrap(),
         file,
-        "clock set back"
+        "a clock that was set back a little"
     );
 }
 
@@ -147,6 +147,11 @@ fn what_is_not_to_be_believed_says_why() {
         (other_version.as_str(), NOW, "version 2 of the format, expected 1"),
         (r#"{"format": "tidegate-state", "version": 1}"#, NOW, "not readable: missing field"),
         (text.as_str(), NOW + 25 * 3_600_000, "saved 25 hours ago, believed for 24 at most"),
+        (
+            text.as_str(),
+            NOW - 61_000,
+            "saved 61 s from now by this host's clock, believed up to 60 s",
+        ),
     ];
     for (text, now, expected) in cases {
         let message = Saved::read(text, now).unwrap_err().to_string();

@@ -285,6 +285,33 @@ fn a_silence_counts_from_what_the_client_said_and_not_from_when_it_came() {
     eventually(PATIENCE, "ejected again", || proxy.told("evicted", "a").len() == 2);
 }
 
+/// [BF-3] Connections stay open at a frozen one, so it seems the least loaded no longer; and its limit
+/// holds whatever the strategy thinks of it.
+#[test]
+fn least_connections_piles_no_more_on_a_frozen_backend_than_its_share_and_its_limit() {
+    let nodes = [Node::named("a"), Node::named("b")];
+    let entry = |node: &Node| node.entry("max_connections: 5");
+    let keys = "strategy: least_connections, outlier_detection: off";
+    let proxy = Setup::to(nodes.iter().map(entry)).pool(keys).start();
+    nodes[0].set(Mode::Silent);
+    let (mut at_a, mut at_b) = (Vec::new(), Vec::new());
+    for count in 1..=10 {
+        let client = proxy.client();
+        eventually(PATIENCE, "it is somewhere", || {
+            nodes[0].accepted() + nodes[1].accepted() == count
+        });
+        if nodes[0].accepted() > at_a.len() { at_a.push(client) } else { at_b.push(client) }
+    }
+    assert_eq!((at_a.len(), at_b.len()), (5, 5));
+    // Whoever comes now is served by nobody, not on a sixth place.
+    assert_eq!(who(&proxy), "");
+    proxy.expect_ends(&["queue_full"]);
+    drop(at_b);
+    eventually(PATIENCE, "b is empty", || proxy.ended().len() == 6);
+    assert_eq!(sequence(&proxy, 20), "b".repeat(20), "nobody joins the five that hang");
+    assert_eq!(nodes[0].accepted(), 5);
+}
+
 /// What is waited for is the answer to what the client has said: who says nothing waits for nothing.
 #[test]
 fn a_client_that_is_silent_itself_blames_nobody() {

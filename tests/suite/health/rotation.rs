@@ -259,3 +259,34 @@ fn a_connection_under_way_to_a_backend_that_is_disabled_goes_elsewhere() {
     assert_eq!(client.receive(1), b"b");
     assert_eq!(hole.dials_of(proxy.pid()), 0);
 }
+
+/// [HH-6] Who waits for a slot of the backup is served by the primary once that is back: what a backup
+/// has free after that is nobody's.
+#[test]
+fn the_backup_takes_nothing_from_the_queue_once_a_primary_is_back() {
+    let (nodes, answers, fine) =
+        ([Node::named("a"), Node::named("b")], Answers::by("P"), Answers::by("P"));
+    let keys = |answers: &Answers, more: &str| format!("health_port: {}{more}", answers.port());
+    let setup = Setup::to([
+        nodes[0].entry(&keys(&answers, "")),
+        nodes[1].entry(&keys(&fine, ", backup: true, max_connections: 1")),
+    ]);
+    let setup = setup.pool(&checking(&answers, ", fall: 1, rise: 2"));
+    let proxy = setup.pool("queue: {timeout: 8s, max: 50}").start();
+    expect_checks(&answers, 1);
+    answers.go_on("F");
+    proxy.expect_told("evicted", "a");
+    pause(ms(10));
+    let inside = client_of(&proxy, "b");
+    let waiting: Vec<_> = (0..10).map(|_| proxy.client()).collect();
+    waiting.iter().for_each(|client| client.send("!"));
+    pause(ms(100));
+    assert_eq!((nodes[0].accepted(), nodes[1].accepted()), (0, 1), "they wait");
+    answers.go_on("P");
+    // At once, while the slot of the backup is still taken; then that is free.
+    waiting.iter().for_each(|client| client.expect("a"));
+    proxy.expect_told("reinstated", "a");
+    drop(inside);
+    assert_eq!(sequence(&proxy, 10), "a".repeat(10));
+    assert_eq!(nodes[1].accepted(), 1);
+}
