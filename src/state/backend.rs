@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 
 use super::counters::BackendCounters;
 use super::queue::Queue;
@@ -92,6 +92,10 @@ impl Trial {
     fn take(&self) -> bool {
         !self.is_limited || !self.is_taken.swap(true, Relaxed)
     }
+
+    fn give_back(&self) {
+        self.is_taken.store(false, SeqCst);
+    }
 }
 
 /// "This connection occupies a slot of that backend"; dropping it frees the slot, and the trial for
@@ -108,15 +112,21 @@ impl Lease {
     #[must_use]
     pub fn take(member: &Member) -> Option<Self> {
         let Member { backend, max_connections, trial, .. } = member;
-        if trial.as_ref().is_some_and(|trial| !trial.take()) {
+        // Looked at first, so that a trial of a full backend is taken only in a race.
+        let is_full = max_connections.is_some_and(|limit| backend.load.open() >= limit.get());
+        if is_full || trial.as_ref().is_some_and(|trial| !trial.take()) {
+            return None;
+        }
+        let has_slot = backend.load.take(*max_connections);
+        if !has_slot {
+            if let Some(trial) = trial {
+                // Who saw it taken meanwhile may wait for it.
+                trial.give_back();
+                backend.queue.slot_freed();
+            }
             return None;
         }
         // From here on a trial that was taken is given back by the guard.
-        let has_slot = backend.load.take(*max_connections);
-        if !has_slot {
-            trial.iter().for_each(|trial| trial.is_taken.store(false, Relaxed));
-            return None;
-        }
         Some(Self { backend: Arc::clone(backend), trial: trial.clone() })
     }
 
@@ -135,11 +145,12 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        // Free first, told of then: see the queue.
         self.backend.load.give_back();
-        self.backend.queue.wake_one();
         if let Some(trial) = &self.trial {
-            trial.is_taken.store(false, Relaxed);
+            trial.give_back();
         }
+        self.backend.queue.slot_freed();
     }
 }
 
