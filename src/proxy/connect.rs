@@ -369,9 +369,7 @@ impl<'a> Race<'a> {
                 });
             }
         }
-        // With nothing sent, an end says that the client has left.
-        let has_left = self.client_has_ended && self.unread.is_empty();
-        if has_left { Err(Ending::ClientClosed) } else { Ok(()) }
+        Ok(())
     }
 
     /// Leaves the queue, if it is there; the deadline goes on.
@@ -472,9 +470,15 @@ impl<'a> Race<'a> {
                 self.set_deadline(cx);
                 return Poll::Pending;
             }
-            if self.waiting.as_ref().is_some_and(|w| w.place.poll_turn(cx).is_pending()) {
-                self.set_deadline(cx);
-                return Poll::Pending;
+            if let Some(waiting) = &self.waiting {
+                // With nothing sent, an end says that the client has left.
+                if self.client_has_ended && self.unread.is_empty() {
+                    return Poll::Ready(Err(Ending::ClientClosed));
+                }
+                if waiting.place.poll_turn(cx).is_pending() {
+                    self.set_deadline(cx);
+                    return Poll::Pending;
+                }
             }
             match self.next_attempt() {
                 Next::Attempt(attempt) => {
