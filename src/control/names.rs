@@ -4,6 +4,7 @@
 //! backend like any other. One that the name has lost gets no new connections, and goes when its last
 //! one has ended; if the name has it again before that, it is as it was.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -29,7 +30,8 @@ pub(super) struct Named {
     /// The backend, as the configuration calls it.
     backend: Arc<str>,
     written: Target,
-    found: Vec<Found>,
+    /// The last good answer.
+    known: Known,
     /// Whether the last look-up has failed: told once in a row.
     has_failed: bool,
     task: AbortHandle,
@@ -47,7 +49,7 @@ pub(super) struct Resolved {
     /// The number of the pool.
     pool: u32,
     backend: Arc<str>,
-    found: Vec<Found>,
+    known: Known,
     change: Change,
 }
 
@@ -87,8 +89,8 @@ impl Controlled {
             own.clone().find(|node| *node.address == *address).map(|node| Arc::clone(&node.name))
         };
         let has_plain = self.keeper.nodes.iter().any(|node| *node.name == *config.name);
-        let is_single = named.found.len() == 1 && !has_plain;
-        let place = |found: &Found| {
+        let is_single = named.known.found().count() == 1 && !has_plain;
+        let place = |found: Found| {
             let address = Address::Tcp(found.address);
             let name = known(&address.to_string()).unwrap_or_else(|| match is_single {
                 true => config.name.as_str().into(),
@@ -104,7 +106,7 @@ impl Controlled {
                 weight: config.weight.saturating_mul(weight.max(1)).min(model::Backend::MAX_WEIGHT),
             }
         };
-        named.found.iter().map(place).collect()
+        named.known.found().map(place).collect()
     }
 
     /// The name in the configuration that a backend is an address of.
@@ -114,35 +116,31 @@ impl Controlled {
 }
 
 impl Controller {
-    /// Begins to look up the names of the pool of this index that are not looked up yet, and ends what
-    /// is no longer wanted.
+    /// Begins to look up the names of the pool of this index, anew where they were looked up before: by
+    /// another resolver or within other bounds. What is known of them stays.
     pub(super) fn watch_names(&mut self, index: usize, resolver: Option<&Rc<Resolver>>) {
         let pool = &mut self.pools[index];
         let config = &pool.config;
-        let is_wanted = |named: &Named| {
-            let mut backends = config.backends.iter();
-            backends.any(|b| *b.name == *named.backend && b.address == named.written)
-        };
-        let mut names: Vec<Named> = std::mem::take(&mut pool.names);
-        names.retain(is_wanted);
+        let before: Vec<Named> = std::mem::take(&mut pool.names);
+        let mut names = Vec::new();
         let bounds = Bounds { min: config.resolve.min_interval, max: config.resolve.max_interval };
         for backend in &config.backends {
             let (Some(query), Some(resolver)) = (query(&backend.address), resolver) else {
                 continue;
             };
-            if names.iter().any(|named| *named.backend == *backend.name) {
-                continue;
-            }
-            let mut watch = Watch::new(Rc::clone(resolver), query, bounds, Known::default());
+            let same = before
+                .iter()
+                .find(|named| *named.backend == *backend.name && named.written == backend.address);
+            let known = same.map(|named| named.known.clone()).unwrap_or_default();
+            let mut watch = Watch::new(Rc::clone(resolver), query, bounds, known.clone());
             let (number, name, to) = (pool.number, backend.name.as_str(), self.resolved.clone());
             let name: Arc<str> = name.into();
             let backend_name = Arc::clone(&name);
             let task = tokio::task::spawn_local(async move {
                 loop {
                     let change = watch.next().await;
-                    let (backend, found) = (Arc::clone(&backend_name), watch.known().found());
-                    let resolved =
-                        Resolved { pool: number, backend, found: found.collect(), change };
+                    let (backend, known) = (Arc::clone(&backend_name), watch.known().clone());
+                    let resolved = Resolved { pool: number, backend, known, change };
                     if to.send(resolved).is_err() {
                         break;
                     }
@@ -151,28 +149,17 @@ impl Controller {
             names.push(Named {
                 backend: name,
                 written: backend.address.clone(),
-                found: Vec::new(),
-                has_failed: false,
+                known,
+                has_failed: same.is_some_and(|named| named.has_failed),
                 task: task.abort_handle(),
             });
         }
         pool.names = names;
     }
 
-    /// The names are looked up anew, by another resolver or within other bounds.
-    pub(super) fn watch_names_anew(&mut self, index: usize, resolver: Option<&Rc<Resolver>>) {
-        let before = std::mem::take(&mut self.pools[index].names);
-        self.watch_names(index, resolver);
-        for named in &mut self.pools[index].names {
-            let same =
-                before.iter().find(|b| b.backend == named.backend && b.written == named.written);
-            named.found = same.map(|known| known.found.clone()).unwrap_or_default();
-        }
-    }
-
     /// A name was looked up.
     pub(super) fn name_resolved(&mut self, resolved: Resolved) {
-        let Resolved { pool: number, backend, found, change } = resolved;
+        let Resolved { pool: number, backend, known, change } = resolved;
         let Some(index) = self.pools.iter().position(|pool| pool.number == number) else { return };
         let pool = &mut self.pools[index];
         let name = Arc::clone(pool.name());
@@ -185,16 +172,18 @@ impl Controller {
             tell_failure(&name, named, error);
         }
         named.has_failed = change.error.is_some();
-        if named.found == found {
+        let before = std::mem::replace(&mut named.known, known);
+        let (before, after): (Vec<_>, Vec<_>) =
+            (before.found().collect(), named.known.found().collect());
+        if before == after {
             return;
         }
-        let before = std::mem::replace(&mut named.found, found);
         let is_news = |found: &&Found| !before.iter().any(|b| b.address == found.address);
         let words = |found: &Found| found.address.to_string().into();
-        let added: Vec<Arc<str>> = named.found.iter().filter(is_news).map(words).collect();
-        let is_gone = |b: &&Found| !named.found.iter().any(|found| found.address == b.address);
+        let added: Vec<Arc<str>> = after.iter().filter(is_news).map(words).collect();
+        let is_gone = |b: &&Found| !after.iter().any(|found| found.address == b.address);
         let removed: Vec<Arc<str>> = before.iter().filter(is_gone).map(words).collect();
-        let evidence = format!("{} resolves to {} addresses", named.written, named.found.len());
+        let evidence = format!("{} resolves to {} addresses", named.written, after.len());
         self.place_anew(index);
         if !added.is_empty() || !removed.is_empty() {
             self.tell(News {
@@ -216,13 +205,21 @@ impl Controller {
         let _ = self.renew_nodes(index, &pool, &config);
         let known = &mut self.pools[index];
         let places = known.places(&config);
-        let is_here = |address: &str| places.iter().any(|p| p.address.to_string() == *address);
         let named: Vec<(Id, bool)> = {
-            let nodes = known.keeper.nodes.iter().filter(|node| known.origin(node.id).is_some());
-            nodes.map(|node| (node.id, is_here(&node.address))).collect()
+            let nodes = known.keeper.nodes.iter();
+            let here = by_name(&places);
+            let named = nodes.filter_map(|node| Some((node, known.origin(node.id)?)));
+            named
+                .map(|(node, origin)| (node.id, here.contains(&(origin, node.address.to_string()))))
+                .collect()
         };
+        // New ones first, with all that are new: one that comes back is checked by itself.
+        self.begin_checks();
+        let known = &mut self.pools[index];
         for (id, is_resolved) in &named {
             let _ = known.keeper.feed(*id, Event::Resolved(*is_resolved), at);
+            let due = known.keeper.node(*id).and_then(|node| node.due);
+            due.into_iter().for_each(|due| self.timers.set(due.at, Timer::Check(*id)));
         }
         let why = Why::new(Cause::Resolve, "the name resolves to other addresses");
         known.keeper.refresh(&why, false, at);
@@ -231,7 +228,6 @@ impl Controller {
             let number = known.number;
             self.timers.set(at + PURGE_EVERY, Timer::Purge(number));
         }
-        self.begin_checks();
         self.unsaved();
     }
 
@@ -242,8 +238,9 @@ impl Controller {
         let pool = &mut self.pools[index];
         let config = pool.config.clone();
         let places = pool.places(&config);
+        let here = by_name(&places);
         let is_lost = |id: Id, address: &str| {
-            pool.origin(id).is_some() && !places.iter().any(|p| p.address.to_string() == *address)
+            pool.origin(id).is_some_and(|origin| !here.contains(&(origin, address.to_owned())))
         };
         let lost: Vec<Id> = {
             let nodes = pool.keeper.nodes.iter();
@@ -265,8 +262,13 @@ impl Controller {
     }
 }
 
+/// The addresses of each name of the configuration: two names may have the same.
+fn by_name<'a>(places: &[Place<'a>]) -> HashSet<(&'a str, String)> {
+    places.iter().map(|place| (place.config.name.as_str(), place.address.to_string())).collect()
+}
+
 fn tell_failure(pool: &str, named: &Named, error: &LookupError) {
-    let known = named.found.len();
+    let known = named.known.found().count();
     let (backend, name) = (&named.backend, &named.written);
     if known == 0 {
         warn!(%pool, %backend, %name, %error, "a name does not resolve yet: it is looked up again");

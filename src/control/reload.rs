@@ -271,7 +271,7 @@ impl Controller {
             known.change_of_kind(at);
         }
         known.keeper.refresh(&Why::new(Cause::Configuration, "another configuration"), false, at);
-        self.watch_names_anew(index, made.resolver.as_ref());
+        self.watch_names(index, made.resolver.as_ref());
     }
 
     /// Puts the nodes in order that a configuration has; each with whether it was there before.

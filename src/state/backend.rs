@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use super::counters::BackendCounters;
 use super::queue::Queue;
@@ -102,7 +102,7 @@ impl Trial {
     }
 
     fn give_back(&self) {
-        self.taken.store(0, Relaxed);
+        self.taken.store(0, SeqCst);
     }
 }
 
@@ -120,15 +120,21 @@ impl Lease {
     #[must_use]
     pub fn take(member: &Member, now: Tick) -> Option<Self> {
         let Member { backend, max_connections, trial, .. } = member;
-        if trial.as_ref().is_some_and(|trial| !trial.take(now)) {
+        // Looked at first, so that a trial of a full backend is taken only in a race.
+        let is_full = max_connections.is_some_and(|limit| backend.load.open() >= limit.get());
+        if is_full || trial.as_ref().is_some_and(|trial| !trial.take(now)) {
+            return None;
+        }
+        let has_slot = backend.load.take(*max_connections);
+        if !has_slot {
+            if let Some(trial) = trial {
+                // Who saw it taken meanwhile may wait for it.
+                trial.give_back();
+                backend.queue.slot_freed();
+            }
             return None;
         }
         // From here on a trial that was taken is given back by the guard.
-        let has_slot = backend.load.take(*max_connections);
-        if !has_slot {
-            trial.iter().for_each(|trial| trial.give_back());
-            return None;
-        }
         Some(Self { backend: Arc::clone(backend), trial: trial.clone() })
     }
 
@@ -147,11 +153,12 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        // Free first, told of then: see the queue.
         self.backend.load.give_back();
-        self.backend.queue.wake_one();
         if let Some(trial) = &self.trial {
             trial.give_back();
         }
+        self.backend.queue.slot_freed();
     }
 }
 
