@@ -31,7 +31,7 @@ use super::timers::{Timer, Timers};
 use crate::balance::Entry;
 use crate::config::model::{self, Config};
 use crate::failover::{Event as RoleEvent, Id};
-use crate::health::{Event, Operator, Saved, Tick, may_eject};
+use crate::health::{Event, Operator, Saved, SavedPool, Tick, may_eject};
 use crate::net::clock::Clock;
 use crate::net::dial::{EphemeralPorts, check_transparent};
 use crate::net::resolve::Resolver;
@@ -139,6 +139,7 @@ pub(super) struct Controller {
     save_at: Option<Tick>,
     last_id: Id,
     last_pool: u32,
+    pub(super) last_watch: u64,
     inbox: Option<Inbox>,
 }
 
@@ -197,6 +198,7 @@ impl Controller {
             save_at: None,
             last_id: 0,
             last_pool: 0,
+            last_watch: 0,
             inbox: Some(Inbox { reports, requests, checked, repairs, reloaded, found }),
         };
         let is_upgrade = saved.is_some();
@@ -237,7 +239,9 @@ impl Controller {
         let Made { entry, probe, resolver } = made;
         let (mut nodes, mut backings) = (Vec::new(), HashMap::new());
         self.last_pool += 1;
-        for place in config.backends.iter().filter_map(Place::of) {
+        let was = saved.and_then(|saved| saved.pools.get(&*pool.name));
+        let remembered = names::remembered(&pool.name, config, was);
+        for place in names::first_places(config, &remembered, was) {
             let id = self.next_id();
             backings.insert(id, self.backing(id, pool, (config, &place)));
             nodes.push(pool::node(id, &place));
@@ -264,7 +268,7 @@ impl Controller {
             self.timers.set(wake, Timer::Pool(controlled.number));
         }
         self.pools.push(controlled);
-        self.watch_names(self.pools.len() - 1, resolver.as_ref());
+        self.watch_names(self.pools.len() - 1, resolver.as_ref(), &remembered);
     }
 
     /// What stands behind a new node.
@@ -504,7 +508,8 @@ impl Controller {
         let now = (self.now(), unix_ms());
         let mut saved = Saved::new(now.1);
         for pool in &self.pools {
-            saved.pools.insert(pool.name().to_string(), pool.keeper.save(now));
+            let known = SavedPool { names: pool.saved_names(), ..pool.keeper.save(now) };
+            saved.pools.insert(pool.name().to_string(), known);
         }
         saved
     }

@@ -5,6 +5,7 @@
 //! rotation. It is told what happens, keeps what follows in [`Keeper::told`] for whoever acts on it, and
 //! does nothing itself. Time is an argument.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::places::Places;
@@ -467,6 +468,8 @@ impl Keeper {
             barred: barred.filter_map(|id| name_of(*id)).collect(),
             level: self.levels.level(),
             backends: backends.collect(),
+            // Of those the keeper has only the addresses.
+            names: BTreeMap::new(),
         }
     }
 }

@@ -52,6 +52,8 @@ pub(super) struct Controlled {
     pub(super) is_dirty: bool,
     /// The names among its backends.
     pub(super) names: Vec<Named>,
+    /// When it is next looked at the addresses that they have lost.
+    pub(super) purge_at: Option<Tick>,
     /// Trials that a check is to decide, or is deciding.
     pub(super) probed: HashMap<Id, u64>,
 }
@@ -237,6 +239,7 @@ impl Controlled {
             cost: (0, 0),
             is_dirty: true,
             names: Vec::new(),
+            purge_at: None,
             probed: HashMap::new(),
         }
     }

@@ -5,6 +5,7 @@
 //! committing on the control thread, one reload at a time. Requests that come meanwhile are answered
 //! by one more reload: the file may be another one again.
 
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use super::controller::{ControlError, Controller, Made, unix_ms, unix_seconds};
 use super::event::{Kind, More, News};
 use super::handle::{Error, Reply};
 use super::keeper::Node;
-use super::names::LATE;
+use super::names::{LATE, Remembered};
 use super::pool::{self, Controlled};
 use crate::balance::Registry;
 use crate::config::model::{self, Config};
@@ -224,8 +225,8 @@ impl Controller {
     /// Forgets all about backends of the pool of this index that are there no more.
     pub(super) fn forget(&mut self, index: usize) {
         let pool = &mut self.pools[index];
-        let nodes = &pool.keeper.nodes;
-        let is_gone = |id: &Id| !nodes.iter().any(|node| node.id == *id);
+        let here: HashSet<Id> = pool.keeper.nodes.iter().map(|node| node.id).collect();
+        let is_gone = |id: &Id| !here.contains(id);
         let gone: Vec<Id> = pool.backings.keys().copied().filter(is_gone).collect();
         for id in gone {
             pool.backings.remove(&id);
@@ -271,7 +272,7 @@ impl Controller {
             known.change_of_kind(at);
         }
         known.keeper.refresh(&Why::new(Cause::Configuration, "another configuration"), false, at);
-        self.watch_names(index, made.resolver.as_ref());
+        self.watch_names(index, made.resolver.as_ref(), &Remembered::new());
     }
 
     /// Puts the nodes in order that a configuration has; each with whether it was there before.
@@ -284,12 +285,14 @@ impl Controller {
         let at = self.now();
         let number = self.pools[index].number;
         let places = self.pools[index].places(config);
-        let mut before = std::mem::take(&mut self.pools[index].keeper.nodes);
+        let before = std::mem::take(&mut self.pools[index].keeper.nodes);
+        let key = |node: &Node| (Arc::clone(&node.name), Arc::clone(&node.address));
+        let found: HashMap<_, _> = before.iter().enumerate().map(|(n, b)| (key(b), n)).collect();
+        let mut before: Vec<Option<Node>> = before.into_iter().map(Some).collect();
         let (mut nodes, mut fresh) = (Vec::new(), Vec::new());
         for place in places {
-            let address = place.address.to_string();
-            let is_it = |node: &Node| *node.name == *place.name && *node.address == *address;
-            let known = before.iter().position(is_it).map(|index| before.swap_remove(index));
+            let key = (Arc::clone(&place.name), place.address.to_string().into());
+            let known = found.get(&key).and_then(|number| before[*number].take());
             let node = match known {
                 Some(mut node) => {
                     let file = pool::node(node.id, &place);
@@ -322,13 +325,15 @@ impl Controller {
         };
         let lost = before
             .into_iter()
+            .flatten()
             .filter(|node| self.pools[index].origin(node.id).is_some_and(is_name));
         let lost: Vec<Node> = lost.collect();
         fresh.extend(lost.iter().map(|node| (node.id, true)));
         nodes.extend(lost);
         let policy = pool::settings(config).health;
-        let new = |id: &Id| fresh.iter().any(|(other, is_known)| other == id && !is_known);
-        for node in nodes.iter_mut().filter(|node| new(&node.id)) {
+        let new: HashSet<Id> =
+            fresh.iter().filter(|(_, is_known)| !is_known).map(|(id, _)| *id).collect();
+        for node in nodes.iter_mut().filter(|node| new.contains(&node.id)) {
             node.health = self.first_health(pool, node, at, &policy);
         }
         self.pools[index].keeper.nodes = nodes;

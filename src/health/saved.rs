@@ -4,6 +4,7 @@
 //! known again by pool, name and address together: at another address it is another backend.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -26,7 +27,7 @@ pub const STALE_AFTER: u64 = 24 * 3_600_000;
 /// a little now and then. By more, either the file or the clock is wrong.
 pub const EARLY_BY: u64 = 60_000;
 
-/// The health, the active roles and the operators' words of all pools.
+/// The health, the active roles, the operators' words and the addresses of names of all pools.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
     format: String,
@@ -54,6 +55,37 @@ pub struct SavedPool {
     pub level: Option<u32>,
     /// By name.
     pub backends: BTreeMap<String, SavedBackend>,
+    /// The names among the backends, as the configuration calls them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub names: BTreeMap<String, SavedName>,
+}
+
+/// The addresses of a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedName {
+    /// The name, as displayed: what was found for another is not believed.
+    pub target: String,
+    /// Its last good answer. That may be older than the file: a failed one since changes nothing.
+    pub found: Vec<SavedFound>,
+}
+
+/// One address of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedFound {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// What its SRV record said, of a service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<SavedService>,
+}
+
+/// The share and the rank that an SRV record gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedService {
+    /// Lower ones are used first.
+    pub priority: u16,
+    /// The share among those of one priority.
+    pub weight: u16,
 }
 
 /// One backend.

@@ -350,12 +350,6 @@ impl Watch {
         change
     }
 
-    /// What is looked up.
-    #[must_use]
-    pub fn query(&self) -> &Query {
-        &self.query
-    }
-
     /// What is known, to be carried over to another watch of the same name.
     #[must_use]
     pub fn known(&self) -> &Known {

@@ -31,6 +31,7 @@ mod ending;
 mod guard;
 mod health;
 mod limits;
+mod names;
 mod regression;
 mod relay;
 mod reload;

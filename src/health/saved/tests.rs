@@ -104,12 +104,17 @@ fn slow_start_goes_on_where_it_was() {
 fn file() -> Saved {
     let mut saved_state = Saved::new(NOW);
     let backend = saved(&Health::new(Operator::Draining, 0, &POLICY), 5000);
+    let service = Some(SavedService { priority: 1, weight: 10 });
+    let found = |address: &str, service| SavedFound { address: address.parse().unwrap(), service };
+    let found = vec![found("127.0.0.1:1", None), found("[::1]:1", service)];
+    let name = SavedName { target: "b.test:1".into(), found };
     let pool = SavedPool {
         active: Some("b".into()),
         is_pinned: true,
         barred: vec!["c".into()],
         level: None,
         backends: [("b".to_owned(), backend)].into(),
+        names: [("b".to_owned(), name)].into(),
     };
     saved_state.pools.insert("app".into(), pool);
     saved_state
@@ -124,6 +129,15 @@ fn what_is_written_is_read_again() {
         file,
         "a clock that was set back a little"
     );
+}
+
+#[test]
+fn what_was_written_before_names_were_saved_is_read_as_well() {
+    let mut without = file();
+    without.pools.values_mut().for_each(|pool| pool.names.clear());
+    let text = without.to_text().unwrap();
+    assert!(!text.contains("names"), "{text}");
+    assert_eq!(Saved::read(&text, NOW).unwrap(), without);
 }
 
 #[test]
