@@ -42,6 +42,8 @@ pub(super) struct Controlled {
     /// By the backend that was demoted.
     pub(super) demotions: HashMap<Id, Demotion>,
     pub(super) repairs: Repairs,
+    /// Actions before traffic that are to begin anew: for whom, and the number that the role waits for.
+    pub(super) postponed: Option<(Id, u64)>,
     /// What is in force.
     published: Option<Plan>,
     /// When it was published, and how long that took.
@@ -230,6 +232,7 @@ impl Controlled {
             vacated: None,
             demotions: HashMap::new(),
             repairs: Repairs::default(),
+            postponed: None,
             published: None,
             cost: (0, 0),
             is_dirty: true,
