@@ -20,17 +20,18 @@ use tracing::{debug, info, warn};
 use super::checks::{Checked, Checks};
 use super::event::{Event as Told, Events, Kind, More, News};
 use super::handle::Request;
-use super::keeper::Keeper;
+use super::keeper::{Keeper, Told::Did};
 use super::names::{self, Resolved};
 use super::pool::{self, Backing, Controlled, Place};
 use super::recovery::{self, Recovery};
 use super::reload::{Host, Loaded, Reloads, Source};
-use super::repair::Sign;
+use super::repair::{Repairs, Sign};
+use super::resume;
 use super::state_file::StateFile;
 use super::timers::{Timer, Timers};
 use crate::balance::Entry;
 use crate::config::model::{self, Config};
-use crate::failover::{Event as RoleEvent, Id};
+use crate::failover::{Action, Event as RoleEvent, Id};
 use crate::health::{Event, Operator, Saved, SavedPool, Tick, may_eject};
 use crate::net::clock::Clock;
 use crate::net::dial::{EphemeralPorts, check_transparent};
@@ -45,6 +46,10 @@ const BATCH: usize = 256;
 const SAVE_AFTER: Tick = 100;
 /// How often it is written though nothing has changed: its age is what it is believed by.
 const SAVE_EVERY: Tick = 60_000;
+
+/// How long after the start of an upgrade the old process has stopped its actions: it retires once
+/// this one serves, and what it runs then has two seconds to end.
+const ELDER_ENDS: Tick = 3_000;
 
 /// What the controller is given.
 pub struct Setup {
@@ -141,6 +146,10 @@ pub(super) struct Controller {
     last_pool: u32,
     pub(super) last_watch: u64,
     inbox: Option<Inbox>,
+    /// Another process was taken over from.
+    is_upgrade: bool,
+    /// Whether what the process before this one was stopped at has begun anew.
+    pub(super) has_resumed: bool,
 }
 
 /// Where the controller hears things.
@@ -200,8 +209,9 @@ impl Controller {
             last_pool: 0,
             last_watch: 0,
             inbox: Some(Inbox { reports, requests, checked, repairs, reloaded, found }),
+            is_upgrade: saved.is_some(),
+            has_resumed: false,
         };
-        let is_upgrade = saved.is_some();
         let from_file = || controller.state_file.as_ref().and_then(|f| f.read(unix_ms()));
         let saved = saved.or_else(from_file);
         for pool in &snapshot.pools {
@@ -213,7 +223,7 @@ impl Controller {
         controller.restored = saved;
         controller.begin_checks();
         controller.counters.configured(unix_seconds());
-        if is_upgrade {
+        if controller.is_upgrade {
             controller.tell(News {
                 kind: Kind::Upgraded,
                 pool: None,
@@ -255,8 +265,12 @@ impl Controller {
             Controlled::new(self.last_pool, what, keeper, backings, (entry, probe));
         // Those of all pools together are spread, not those of each.
         controlled.keeper.nodes.iter_mut().for_each(|node| node.due = None);
-        // At start nobody follows: no events, no actions, no takeover.
-        controlled.keeper.told.clear();
+        // At start nobody follows: no events, no takeover. What traffic waits for is run later.
+        let told = std::mem::take(&mut controlled.keeper.told);
+        controlled.postponed = told.into_iter().rev().find_map(|told| match told {
+            Did(Action::Prepare { to, serial }) => Some((to, serial)),
+            _ => None,
+        });
         let clock = self.clock;
         controlled.publish(|| clock.exact());
         for node in &controlled.keeper.nodes {
@@ -329,6 +343,11 @@ impl Controller {
     /// cancel safe: to be run to its end.
     pub(super) async fn run(mut self, stop: CancellationToken, retired: &AtomicBool) {
         let Some(mut inbox) = self.inbox.take() else { return };
+        if self.is_upgrade {
+            self.timers.set(self.now() + ELDER_ENDS, Timer::Resume);
+        } else {
+            self.resume();
+        }
         loop {
             let wake = self.timers.next().map(|at| self.clock.instant(at));
             let sleep = async {
@@ -374,6 +393,9 @@ impl Controller {
         if let Some(file) = file {
             file.write_now(&saved);
         }
+        drop(inbox);
+        self.pools.iter_mut().for_each(|pool| pool.repairs = Repairs::default());
+        self.recovery.ended().await;
     }
 
     /// Takes note of a report of the data path.
@@ -462,6 +484,7 @@ impl Controller {
                     }
                 }
                 Timer::Beat => self.beat(at, now),
+                Timer::Resume => self.resume(),
             }
         }
     }
@@ -508,8 +531,12 @@ impl Controller {
         let now = (self.now(), unix_ms());
         let mut saved = Saved::new(now.1);
         for pool in &self.pools {
-            let known = SavedPool { names: pool.saved_names(), ..pool.keeper.save(now) };
-            saved.pools.insert(pool.name().to_string(), known);
+            // What is yet to begin anew would be lost otherwise.
+            let before = self.restored.as_ref().filter(|_| !self.has_resumed);
+            let before = before.and_then(|before| before.pools.get(&**pool.name()));
+            let what = resume::save(pool, &self.recovery, before, now);
+            let what = SavedPool { names: pool.saved_names(), ..what };
+            saved.pools.insert(pool.name().to_string(), what);
         }
         saved
     }

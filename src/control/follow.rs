@@ -223,7 +223,7 @@ impl Controller {
         pool.demotions.insert(id, demotion);
     }
 
-    fn prepare(&mut self, index: usize, to: Id, serial: u64) {
+    pub(super) fn prepare(&mut self, index: usize, to: Id, serial: u64) {
         let pool = &mut self.pools[index];
         pool.hold(Some(Wait::Actions));
         pool.is_dirty = true;

@@ -44,6 +44,8 @@ pub(super) struct Controlled {
     /// Whose connections end once the next rotation is in force, and why.
     pub(super) to_end: Vec<(Id, Ending)>,
     pub(super) repairs: Repairs,
+    /// Actions before traffic that are to begin anew: for whom, and the number that the role waits for.
+    pub(super) postponed: Option<(Id, u64)>,
     /// What is in force.
     published: Option<Plan>,
     /// When it was published, and how long that took.
@@ -235,6 +237,7 @@ impl Controlled {
             demotions: HashMap::new(),
             to_end: Vec::new(),
             repairs: Repairs::default(),
+            postponed: None,
             published: None,
             cost: (0, 0),
             is_dirty: true,

@@ -398,7 +398,7 @@ impl Controlled {
         self.keeper.role = self.keeper.settings.is_standby.then(|| {
             let members = self.keeper.standbys(at);
             let view = View { members: &members, policy: &self.keeper.settings.failover, at };
-            Failover::start(Known::default(), &view)
+            Failover::start(Known::default(), &view).next
         });
         self.reign += 1;
     }

@@ -26,6 +26,8 @@ pub(super) enum Timer {
     Save,
     /// How late this process runs, while checks are under way.
     Beat,
+    /// What another process was stopped at.
+    Resume,
 }
 
 /// All timers of the controller. One that is no longer wanted fires all the same: whoever is asked finds

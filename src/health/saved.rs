@@ -44,6 +44,15 @@ pub struct SavedPool {
     /// The name of the backend with the active role, in a hot standby.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<String>,
+    /// For whom actions before traffic run, so that nobody is active.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preparing: Option<SavedMove>,
+    /// The name of the backend that had the active role last, where nobody has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
+    /// Whether anybody ever had the active role.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_held: bool,
     /// Whether an operator gave it the role, so that it does not fail back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_pinned: bool,
@@ -53,6 +62,15 @@ pub struct SavedPool {
     /// The priority in use, in a pool of several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<u32>,
+    /// Recovery actions under way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub actions: Vec<SavedRun>,
+    /// When repairs were done that checks have yet to verify, by the name of the backend.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unverified: BTreeMap<String, u64>,
+    /// The runs of the last hour of actions with a limit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<SavedLimit>,
     /// By name.
     pub backends: BTreeMap<String, SavedBackend>,
     /// The names among the backends, as the configuration calls them.
@@ -86,6 +104,45 @@ pub struct SavedService {
     pub priority: u16,
     /// The share among those of one priority.
     pub weight: u16,
+}
+
+/// Recovery actions of one event, under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedRun {
+    /// What they follow, in a word.
+    pub event: String,
+    /// The name of the backend.
+    pub backend: String,
+    /// Why, in a word.
+    pub cause: String,
+    /// Why, in words.
+    pub evidence: String,
+    /// When it happened, as RFC 3339 has it.
+    pub time: String,
+    /// How many of them are through.
+    pub through: usize,
+}
+
+/// When an action with a limit was run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedLimit {
+    /// What it follows, in a word.
+    pub event: String,
+    /// A mark of the action and all its options.
+    pub action: String,
+    /// When its runs began, in milliseconds since the Unix epoch.
+    pub runs: Vec<u64>,
+}
+
+/// An active role on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedMove {
+    /// The name of the backend that it is on its way to.
+    pub backend: String,
+    /// Why, in a word.
+    pub cause: String,
+    /// Why, in words.
+    pub evidence: String,
 }
 
 /// One backend.
@@ -192,14 +249,6 @@ impl Saved {
     pub fn backend(&self, pool: &str, name: &str, address: &str) -> Option<&SavedBackend> {
         let backend = self.pools.get(pool)?.backends.get(name)?;
         (backend.address == address).then_some(backend)
-    }
-
-    /// The name of the backend that had the active role of `pool`, if it is still where it was:
-    /// `address_of` gives the address that a name has now.
-    #[must_use]
-    pub fn active(&self, pool: &str, address_of: impl Fn(&str) -> Option<String>) -> Option<&str> {
-        let name = self.pools.get(pool)?.active.as_deref()?;
-        self.backend(pool, name, &address_of(name)?).map(|_| name)
     }
 }
 

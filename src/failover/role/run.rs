@@ -1,6 +1,6 @@
 //! One step of the active role: from what happened to who has it.
 
-use super::{Action, Failover, HOOK_RETRY, Role, Step, Switch, in_order_on_trial};
+use super::{Action, Failover, HOOK_RETRY, Known, Role, Step, Switch, in_order_on_trial};
 use crate::failover::{Cause, Failback, Fitness, Id, Standby, Tick, View, Why};
 
 /// One step under way.
@@ -26,6 +26,29 @@ impl<'a> Run<'a> {
 
     fn fitness(&self, id: Id) -> Option<Fitness> {
         self.view.find(id).map(|member| member.fitness)
+    }
+
+    /// Puts the role where it was before this process, or where it belongs at first.
+    pub(super) fn begin(&mut self, known: Known) {
+        let is_any = known.is_any();
+        let is_usable = |id: Id| self.fitness(id).is_some_and(Fitness::is_usable);
+        if let Some(active) = known.active.filter(|id| is_usable(*id)) {
+            self.next.role = Role::Active(active);
+            self.next.is_pinned = known.is_pinned;
+        } else if let Some((to, why)) = known.preparing.filter(|(to, _)| is_usable(*to)) {
+            self.give(to, why);
+            self.next.is_pinned = known.is_pinned;
+        } else if self.view.policy.has_hooks && is_any {
+            self.fill(&Why::new(Cause::Configuration, "start"));
+        } else {
+            let mut order = self.view.in_order().into_iter();
+            let first = order.find(|member| member.fitness.is_usable()).map(|member| member.id);
+            let active = first.or_else(|| in_order_on_trial(self.view).next());
+            self.next.role = active.map_or(Role::Vacant, Role::Active);
+            self.next.last = active.or(self.next.last);
+        }
+        // Who has the role has had it: nobody takes over from anybody.
+        self.actions.retain(|action| matches!(action, Action::Prepare { .. }));
     }
 
     /// Enters how the actions before traffic ended.
