@@ -231,6 +231,7 @@ impl Controller {
             let number = known.number;
             self.timers.set(at + PURGE_EVERY, Timer::Purge(number));
         }
+        self.claim();
         self.begin_checks();
         self.unsaved();
     }

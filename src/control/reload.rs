@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::controller::{ControlError, Controller, Made, unix_ms, unix_seconds};
 use super::event::{Kind, More, News};
-use super::handle::{Error, Reply};
+use super::handle::{Error, Heritage, Reply};
 use super::keeper::Node;
 use super::names::LATE;
 use super::pool::{self, Controlled};
@@ -106,6 +106,8 @@ pub(super) struct Reloads {
     waiting: Vec<Reply<Changes>>,
     /// Who waits for the one after it.
     queued: Vec<Reply<Changes>>,
+    /// Who waits for the last of them, to go on from there.
+    heir: Option<Reply<Heritage>>,
     is_under_way: bool,
 }
 
@@ -156,7 +158,23 @@ impl Controller {
         self.reloads.waiting = std::mem::take(&mut self.reloads.queued);
         if !self.reloads.waiting.is_empty() {
             self.read_again();
+        } else if let Some(heir) = self.reloads.heir.take() {
+            self.hand_over(heir);
         }
+    }
+
+    /// Another process is to go on: at once, or after the reloads that are under way.
+    pub(super) fn want_hand_over(&mut self, reply: Reply<Heritage>) {
+        self.is_handing_over = true;
+        if self.reloads.is_under_way {
+            self.reloads.heir = Some(reply);
+        } else {
+            self.hand_over(reply);
+        }
+    }
+
+    fn hand_over(&self, reply: Reply<Heritage>) {
+        let _ = reply.send(Ok((self.saved(), self.measures())));
     }
 
     /// Compares, prepares, commits.

@@ -17,7 +17,7 @@ use tracing::{debug, error, warn};
 
 use super::connection::serve;
 use super::logged::log_refused;
-use super::worker::{Seated, Worker};
+use super::worker::{Seated, Stay, Worker};
 use crate::config::model::OverLimit;
 use crate::net::clock::Tick;
 use crate::net::listen::{AcceptError, Accepted, Watched, accept, close_queue};
@@ -122,18 +122,34 @@ impl Door {
         close_queue(&self.fd);
     }
 
-    /// Accepts what the kernel has queued, without waiting, before the socket is closed.
+    /// Accepts what the kernel has queued, without waiting, before the socket is closed. Those above the
+    /// listener's limit wait here, as they would have in the kernel; those above the limit of the
+    /// process, for which there may be no descriptors, are lost.
     pub(super) fn accept_rest(&self, worker: &Rc<Worker>) {
         let listener = Arc::clone(&self.entrance.listener());
-        while let Some(slots) = take_slots(worker, &listener) {
+        let mut rest = Vec::new();
+        while let Some(of_process) = worker.shared.slots.try_take() {
             let accepted = match accept(&self.fd) {
                 Ok(accepted) => accepted,
                 Err(AcceptError::Aborted) => continue,
-                Err(_) => return,
+                Err(_) => break,
             };
-            listener.counters.accept();
-            let (listener, seated) = (Arc::clone(&listener), worker.own_seat());
-            serve_here(worker, Arrival { accepted, listener, slots, seated });
+            match listener.slots.try_take() {
+                None if listener.over_limit == OverLimit::Close => {
+                    admit(worker, &listener, accepted, None);
+                }
+                Some(slot) if rest.is_empty() => {
+                    listener.counters.accept();
+                    let (listener, seated) = (Arc::clone(&listener), worker.own_seat());
+                    let slots = (slot, of_process);
+                    serve_here(worker, Arrival { accepted, listener, slots, seated });
+                }
+                _ => rest.push((accepted, of_process)),
+            }
+        }
+        if !rest.is_empty() {
+            debug!(listener = %listener.name, count = rest.len(), "the rest waits for slots");
+            tokio::task::spawn_local(serve_rest(worker.stay(), listener, rest));
         }
     }
 
@@ -183,6 +199,27 @@ impl Door {
         }
         self.appetite.set(appetite.after(appetite.tries(), false));
         Ok(())
+    }
+}
+
+/// Serves connections that were queued at a socket that is closed, as soon as their listener's limit
+/// lets them in; until all connections are ended.
+async fn serve_rest(stay: Stay, listener: Arc<Listener>, rest: Vec<(Accepted, Slot)>) {
+    let worker = stay.worker();
+    let mut end_all = worker.shared.end_all.subscribe();
+    for (accepted, of_process) in rest {
+        let slot = loop {
+            if let Some(slot) = listener.slots.try_take() {
+                break slot;
+            }
+            tokio::select! {
+                () = listener.slots.until_free() => {}
+                _ = end_all.wait_for(Option::is_some) => return,
+            }
+        };
+        listener.counters.accept();
+        let (listener, seated) = (Arc::clone(&listener), worker.own_seat());
+        serve_here(worker, Arrival { accepted, listener, slots: (slot, of_process), seated });
     }
 }
 

@@ -139,6 +139,16 @@ impl Proxy {
         self.scratch.path()
     }
 
+    /// Puts a shell script in the place of the binary, as an upgrade that goes wrong. See
+    /// [`Setup::replaceable`].
+    #[track_caller]
+    pub(crate) fn replace_binary(&self, script: &str) {
+        let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" > new && chmod 755 new && mv new tidegate";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", write, "sh", script]).current_dir(self.directory());
+        assert!(shell.status().unwrap().success());
+    }
+
     /// Errors in its log belong to the scenario.
     pub(crate) fn allow_errors(mut self) {
         self.checked = false;
