@@ -23,7 +23,7 @@ impl Controller {
         // Who has asked may have gone: then nobody is told.
         match request {
             Request::Operate { reply, .. } if self.is_handing_over => {
-                drop(reply.send(Err(later())))
+                drop(reply.send(Err(later())));
             }
             Request::Failover { reply, .. } if self.is_handing_over => {
                 drop(reply.send(Err(later())));

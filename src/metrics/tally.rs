@@ -50,8 +50,11 @@ pub struct Entry {
 /// What was counted since it was last said; things of which nothing was are left out.
 pub type Tally = Vec<Entry>;
 
-/// Shows every number of a view with the thing it belongs to, always in the same order.
-fn each(view: &View, visit: &mut dyn FnMut(&dyn Fn() -> Of, Arguments<'_>, &AtomicU64)) {
+/// Shown every number, with the thing it belongs to and its word.
+type VisitAll<'a> = dyn FnMut(&dyn Fn() -> Of, Arguments<'_>, &AtomicU64) + 'a;
+
+/// Shows every number of a view, always in the same order.
+fn each(view: &View, visit: &mut VisitAll<'_>) {
     view.process.each(&mut |word, cell| visit(&|| Of::Process, word, cell));
     for listener in &view.listeners {
         let of = || Of::Listener(listener.name.to_string());

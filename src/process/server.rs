@@ -1,10 +1,11 @@
 //! A running balancer: its listening sockets and its threads.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use super::access::{Access, AccessError};
@@ -28,6 +29,9 @@ use crate::state::{Ending, Reporter, Slots, Snapshot, Threads};
 
 /// How long connections may take to be told that they end, once they must.
 const FAREWELL: Duration = Duration::from_secs(6);
+
+/// How long the admin endpoint may take to answer who has asked already.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -90,12 +94,14 @@ pub struct Server {
     doors: Held<Doors>,
     endpoint: Held<Endpoint>,
     access: Held<Access>,
+    /// Ends when the admin endpoint has answered the last request.
+    answered: oneshot::Receiver<Infallible>,
     /// Where processes before this one tell what they still count.
     elders: Elders,
     /// Tells what this one still counts, once another serves.
     telling: Option<Telling>,
     /// Ends when the last thread has ended.
-    alive: mpsc::Receiver<std::convert::Infallible>,
+    alive: mpsc::Receiver<Infallible>,
 }
 
 impl Server {
@@ -158,7 +164,11 @@ impl Server {
             saved,
             counted,
         };
-        let faces = |handle| admin::serve_as_told(told, handle);
+        let (last, answered) = oneshot::channel::<Infallible>();
+        let faces = move |handle| async move {
+            admin::serve_as_told(told, handle).await;
+            drop(last);
+        };
         let control = Control::start(setup, config.clone(), snapshot, faces)?;
         let end_all = tokio::sync::watch::Sender::new(None);
         let shared =
@@ -171,6 +181,7 @@ impl Server {
             doors,
             endpoint,
             access,
+            answered,
             elders: Elders::default(),
             telling: None,
             alive: all_ended,
@@ -284,9 +295,10 @@ impl Server {
         self.endpoint.lock().leave();
         // From here on the other one checks, decides and saves.
         let Some(control) = self.control.take() else { return };
+        let _ = tokio::time::timeout(LAST_ANSWERS, &mut self.answered).await;
         let view = control.handle().measures().await.unwrap_or_default();
         control.retire();
-        // Not before no scrape is answered here any more: what is shown there is never less.
+        // Not before the last scrape was answered here: what is shown there is never less.
         self.tell(successor, Ledger::new(view, counted));
     }
 

@@ -57,11 +57,10 @@ fn tell(to: &UnixStream, mut ledger: Ledger, ended: &Receiver<Infallible>) {
         let is_last = ended.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected);
         let news = ledger.news();
         // The first is waited for, whatever is in it.
-        if is_first || !news.is_empty() {
-            if let Err(error) = write_message(to, &news) {
-                warn!(%error, "the new process is gone: what this one counts from now on is lost");
-                return;
-            }
+        let is_told = is_first || !news.is_empty();
+        if is_told && let Err(error) = write_message(to, &news) {
+            warn!(%error, "the new process is gone: what this one counts from now on is lost");
+            return;
         }
         if is_last {
             return;

@@ -22,6 +22,7 @@ fn scrape(admin: &Admin, stop: &AtomicBool, scrapes: &AtomicUsize) {
     while !stop.load(Ordering::SeqCst) {
         // One that the old process was about to answer when it left may be cut off.
         let Ok(answer) = admin.try_ask("GET", "/metrics", "", "") else { continue };
+        assert_eq!(answer.code, 200, "{answer:?}");
         let is_counter = |line: &&str| {
             let name = line.split(['{', ' ']).next().unwrap();
             name.starts_with("tidegate_")
