@@ -131,6 +131,7 @@ impl Server {
         let descriptors = raise_descriptors();
         let shares = shares(config, &snapshot, (descriptors, threads))?;
         let doors = Held::new(Doors::open(&snapshot, threads, &mut inheritance)?);
+        inheritance.warn_of_rest();
         let (endpoint, told) = Endpoint::open(config.admin.as_ref(), inheritance.admin.take())?;
         let endpoint = Held::new(endpoint);
         let counters = Arc::new(ProcessCounters::default());

@@ -187,6 +187,7 @@ async fn begin_upgrade(server: &Server) -> Option<Upgrade> {
 /// Another process serves: leaves everything to it.
 async fn leave_to(server: &mut Server, new: Successor, counted: &Tally, is_to_reload: bool) {
     let pid = new.pid;
+    systemd::handed_to(pid);
     server.leave_to(new, counted).await;
     info!(pid, connections = server.connections(), "the new process serves: draining");
     // It may have read the file before it was another one.

@@ -25,6 +25,7 @@ pub use inheritance::Inheritance;
 pub use successor::UpgradeError;
 
 pub(super) use books::{Elders, Telling};
+pub(super) use inheritance::Taken;
 pub(super) use successor::{Attempt, Estate, Passed, Successor};
 
 use std::io::{self, Read, Write};
@@ -77,6 +78,8 @@ struct OfferedDoor {
     /// As it is bound.
     address: String,
     sockets: usize,
+    /// Whether whoever opened it keeps it.
+    is_lent: bool,
 }
 
 /// What the new process answers once it serves.

@@ -39,6 +39,8 @@ pub struct Socket {
     pub entrance: Arc<Entrance>,
     /// The socket.
     pub fd: Arc<OwnedFd>,
+    /// Whether somebody else keeps it open when this process ends, for whoever comes next.
+    pub is_lent: bool,
 }
 
 /// An accepted connection within its limits, on its way to the thread that will serve it.
@@ -57,6 +59,7 @@ pub struct Arrival {
 pub(super) struct Door {
     entrance: Arc<Entrance>,
     fd: Watched,
+    pub(super) is_lent: bool,
     appetite: Cell<Appetite>,
 }
 
@@ -99,8 +102,9 @@ struct Broken;
 
 impl Door {
     pub(super) fn open(reactor: &Rc<Reactor>, socket: Socket) -> io::Result<Self> {
-        let fd = Watched::new(reactor, socket.fd)?;
-        Ok(Self { entrance: socket.entrance, fd, appetite: Cell::new(Appetite::NONE) })
+        let Socket { entrance, fd, is_lent } = socket;
+        let fd = Watched::new(reactor, fd)?;
+        Ok(Self { entrance, fd, is_lent, appetite: Cell::new(Appetite::NONE) })
     }
 
     /// Accepts connections for ever.

@@ -450,7 +450,8 @@ async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
                 Some(Order::Adopt(arrival)) => serve_here(&worker, *arrival),
                 Some(Order::Drain) => {
                     worker.is_draining.set(true);
-                    porter.close(|_| true).await;
+                    porter.close(|door| !door.is_lent).await;
+                    porter.leave().await;
                 }
                 Some(Order::Leave) => {
                     worker.is_draining.set(true);

@@ -35,5 +35,6 @@ mod regression;
 mod relay;
 mod reload;
 mod support;
+mod systemd;
 mod timeouts;
 mod upgrade;

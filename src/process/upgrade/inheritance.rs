@@ -1,9 +1,10 @@
 //! The new process's side: what it was started with.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+
+use tracing::warn;
 
 use super::{Answer, FORMAT, Head, Offer, PATIENCE, VARIABLE, VERSION, read_text, write_message};
 use crate::health::Saved;
@@ -36,7 +37,18 @@ struct Inherited {
     listener: Option<String>,
     wanted: Address,
     address: Address,
-    sockets: Option<VecDeque<OwnedFd>>,
+    sockets: Option<Vec<OwnedFd>>,
+    is_lent: bool,
+}
+
+/// What is taken over of a door.
+#[derive(Debug)]
+pub(in crate::process) struct Taken {
+    /// Where it is bound.
+    pub(in crate::process) address: Address,
+    pub(in crate::process) sockets: Vec<OwnedFd>,
+    /// Whether a service manager keeps it: it is open when this process has ended.
+    pub(in crate::process) is_lent: bool,
 }
 
 impl Inheritance {
@@ -67,7 +79,8 @@ impl Inheritance {
             listener: None,
             wanted: address.clone(),
             address,
-            sockets: Some(VecDeque::from([socket])),
+            sockets: Some(vec![socket]),
+            is_lent: true,
         });
         Self { doors: doors.collect(), ..Self::default() }
     }
@@ -100,6 +113,7 @@ impl Inheritance {
                 wanted,
                 address: bound,
                 sockets: Some(all.by_ref().take(door.sockets).collect()),
+                is_lent: door.is_lent,
             });
         }
         let admin = offer.admin.zip(all.next());
@@ -113,19 +127,27 @@ impl Inheritance {
         self.channel.is_some()
     }
 
-    /// The sockets at `wanted` of `listener`, and where they are bound.
-    pub(in crate::process) fn take(
-        &mut self,
-        listener: &str,
-        wanted: &Address,
-    ) -> Option<(Address, Vec<OwnedFd>)> {
+    /// The sockets at `wanted` of `listener`.
+    pub(in crate::process) fn take(&mut self, listener: &str, wanted: &Address) -> Option<Taken> {
         let is_chosen = matches!(wanted, Address::Tcp(tcp) if tcp.port() == 0);
         let is_it = |door: &&mut Inherited| {
             let is_same = door.listener.as_deref() == Some(listener);
             door.sockets.is_some() && door.wanted == *wanted && (is_same || !is_chosen)
         };
         let door = self.doors.iter_mut().find(is_it)?;
-        Some((door.address.clone(), door.sockets.take()?.into()))
+        let (address, is_lent) = (door.address.clone(), door.is_lent);
+        Some(Taken { address, sockets: door.sockets.take()?, is_lent })
+    }
+
+    /// Says which sockets of a service manager are for nobody.
+    pub(in crate::process) fn warn_of_rest(&self) {
+        for door in self.doors.iter().filter(|door| door.place.is_none() && door.sockets.is_some())
+        {
+            warn!(
+                address = %door.address,
+                "a socket that the service manager has opened is closed: no listener has its address in bind"
+            );
+        }
     }
 
     /// Says that this process serves, and what it has taken. Gives where the old process tells what it
@@ -178,11 +200,12 @@ mod tests {
                 listener: Some("web".into()),
                 wanted: wanted.clone(),
                 address: wanted.clone(),
-                sockets: Some(VecDeque::from([one.into()])),
+                sockets: Some(vec![one.into()]),
+                is_lent: false,
             }],
             ..Inheritance::default()
         };
-        assert_eq!(inheritance.take("other", &wanted).unwrap().1.len(), 1);
+        assert_eq!(inheritance.take("other", &wanted).unwrap().sockets.len(), 1);
         assert!(inheritance.take("web", &wanted).is_none());
     }
 }

@@ -30,6 +30,7 @@ pub(in crate::process) struct Passed {
     pub(in crate::process) wanted: Address,
     pub(in crate::process) address: Address,
     pub(in crate::process) sockets: Vec<Arc<OwnedFd>>,
+    pub(in crate::process) is_lent: bool,
 }
 
 /// All that is passed on.
@@ -209,6 +210,7 @@ pub(super) fn negotiate(
         wanted: door.wanted.to_string(),
         address: door.address.to_string(),
         sockets: door.sockets.len(),
+        is_lent: door.is_lent,
     };
     let offer = Offer {
         format: FORMAT.into(),

@@ -14,6 +14,7 @@ fn estate(doors: usize, each: usize) -> Estate {
         wanted: Address::Tcp(([127, 0, 0, 1], u16::try_from(index).unwrap()).into()),
         address: Address::Tcp(([127, 0, 0, 1], u16::try_from(index + 1).unwrap()).into()),
         sockets: vec![Arc::clone(&socket); each],
+        is_lent: false,
     };
     Estate {
         doors: (0..doors).map(door).collect(),

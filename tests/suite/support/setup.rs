@@ -1,9 +1,13 @@
 //! How the program under test is to be started.
 
 use std::fmt::{Display, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use socket2::Socket;
 
 use super::Proxy;
 
@@ -22,6 +26,7 @@ pub(crate) struct Setup {
     descriptors: Option<(u32, u32)>,
     is_replaceable: bool,
     environment: Vec<(&'static str, String)>,
+    activation: Option<(Arc<Socket>, Arc<Socket>, &'static str)>,
 }
 
 impl Setup {
@@ -52,6 +57,7 @@ impl Setup {
             descriptors: None,
             is_replaceable: false,
             environment: Vec::new(),
+            activation: None,
         }
     }
 
@@ -116,6 +122,18 @@ impl Setup {
         self
     }
 
+    /// Starts it as a service manager does that has opened these two sockets, for the process whose
+    /// number the shell makes of `pid`: `$$` is the program's own.
+    pub(crate) fn activated(
+        mut self,
+        one: &Arc<Socket>,
+        two: &Arc<Socket>,
+        pid: &'static str,
+    ) -> Self {
+        self.activation = Some((Arc::clone(one), Arc::clone(two), pid));
+        self
+    }
+
     /// Starts the program and waits until it listens.
     #[track_caller]
     pub(crate) fn start(self) -> Proxy {
@@ -149,6 +167,15 @@ impl Setup {
             true => own_binary(directory),
         };
         let mut command = match self.descriptors {
+            None if self.activation.is_some() => {
+                let pid = self.activation.as_ref().map_or("", |(_, _, pid)| pid);
+                let mut shell = Command::new("sh");
+                let variables = format!("LISTEN_PID={pid} LISTEN_FDS=2 LISTEN_FDNAMES=one:two");
+                let passed = "exec 3<&0 4>&1 </dev/null >&2";
+                shell.args(["-c", &format!("{passed}; {variables} exec \"$0\" \"$@\"")]);
+                shell.arg(&binary);
+                shell
+            }
             None => Command::new(&binary),
             Some((soft, hard)) => {
                 let mut shell = Command::new("sh");
@@ -159,6 +186,10 @@ impl Setup {
         };
         command.args(["run", "-c"]).arg(file);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Some((one, two, _)) = &self.activation {
+            let passed = |socket: &Socket| Stdio::from(OwnedFd::from(socket.try_clone().unwrap()));
+            command.stdin(passed(one)).stdout(passed(two));
+        }
         command.current_dir(directory).env_remove("TIDEGATE_CONFIG").env_remove("RUST_LOG");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
