@@ -4,6 +4,7 @@
 //! comes back are plain values whose JSON is that of the API.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -244,6 +245,8 @@ pub struct Handle {
     requests: mpsc::Sender<Request>,
     events: Events,
     config: Arc<ArcSwap<Config>>,
+    /// No new connections are taken any more.
+    is_ending: Arc<AtomicBool>,
 }
 
 impl Handle {
@@ -253,7 +256,8 @@ impl Handle {
         config: Arc<ArcSwap<Config>>,
     ) -> (Self, mpsc::Receiver<Request>) {
         let (requests, inbox) = mpsc::channel(WAITING);
-        (Self { requests, events, config }, inbox)
+        let is_ending = Arc::default();
+        (Self { requests, events, config, is_ending }, inbox)
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
@@ -374,12 +378,20 @@ impl Handle {
         answer.blocking_recv().map_err(|_| Error::Gone)?
     }
 
+    /// From now on this process is ready for nobody: whoever sends it clients is to send them elsewhere.
+    pub(crate) fn begin_to_end(&self) {
+        self.is_ending.store(true, Relaxed);
+    }
+
     /// The names of the pools that have no backend in rotation.
     ///
     /// # Errors
     ///
-    /// [`Error::Gone`].
+    /// [`Error::Gone`], also once no new connections are taken.
     pub async fn unready(&self) -> Result<Vec<Arc<str>>, Error> {
+        if self.is_ending.load(Relaxed) {
+            return Err(Error::Gone);
+        }
         self.ask(Request::Unready).await
     }
 

@@ -321,6 +321,9 @@ impl Server {
     ///
     /// `None` waits for ever. Dropping the future stops nothing more than what was begun.
     pub async fn stop(&mut self, grace: Option<Duration>) {
+        if let Some(control) = &self.control {
+            control.handle().begin_to_end();
+        }
         self.end_connections(grace).await;
         self.endpoint.lock().close();
         self.end_access_log();
