@@ -26,11 +26,11 @@ impl World {
             .listener(&format!("timeouts: {{idle: {}s}}", 60 + round))
             .pool(&format!("connect: {{deadline: {}s}}", 5 + round))
             .pool(&format!(
-                "health_check: {{{}, interval: 50ms, fast_interval: 20ms, timeout: 5s, fall: 2}}",
+                "health_check: {{{}, interval: 50ms, fast_interval: 20ms, timeout: 500ms, fall: 2}}",
                 Answers::PROBE
             ))
             .pool(
-                "outlier_detection: {consecutive_failures: 1, base_ejection: 10m, \
+                "outlier_detection: {consecutive_failures: 1, base_ejection: 5m, \
                  max_ejected_percent: 100}",
             )
     }
