@@ -246,7 +246,7 @@ impl Controller {
         let is_gone = |id: &Id| !nodes.iter().any(|node| node.id == *id);
         let gone: Vec<Id> = pool.backings.keys().copied().filter(is_gone).collect();
         for id in gone {
-            pool.backings.remove(&id);
+            pool.let_go(id);
             pool.repairs.forget(id);
             pool.probed.remove(&id);
             self.homes.remove(&id);
@@ -323,9 +323,11 @@ impl Controller {
                     node
                 }
                 None => {
-                    let id = self.next_id();
+                    let gone = self.pools[index].find_gone(&place.name, &place.address);
+                    let id = gone.as_ref().map_or_else(|| self.next_id(), |gone| gone.id);
                     self.homes.insert(id, number);
-                    let backing = self.backing(id, pool, (config, &place));
+                    let mut backing = self.backing(id, pool, (config, &place));
+                    backing.backend = gone.unwrap_or(backing.backend);
                     self.pools[index].backings.insert(id, backing);
                     fresh.push((id, false));
                     pool::node(id, &place)

@@ -150,3 +150,33 @@ fn connections_live_on_through_every_change_of_membership() {
             && admin.metric("tidegate_connections_active", &[]) == 0.0
     });
 }
+
+#[test]
+fn a_backend_that_comes_back_has_the_connections_it_had() {
+    let (one, two) = (TestBackend::named("one"), TestBackend::named("two"));
+    let text = |backends: &[(&str, &TestBackend)]| {
+        let entry = |(name, node): &(&str, &TestBackend)| {
+            format!("{{address: \"{}\", name: {name}, max_connections: 1}}", node.address())
+        };
+        Setup::to(backends.iter().map(entry)).head(HEAD).pool("strategy: first_available")
+    };
+    let all = [("one", &one), ("two", &two)];
+    let proxy = text(&all).start();
+    let admin = Admin::of(&proxy);
+    let first = proxy.client();
+    first.expect("one");
+    write(&proxy, &text(&all[1..]).file());
+    admin.post("/api/v1/reload", "{}").ok();
+    first.expect_echo("goes on");
+    write(&proxy, &text(&all).file());
+    admin.post("/api/v1/reload", "{}").ok();
+    assert_eq!(admin.metric("tidegate_backend_connections_active", &["\"one\""]), 1.0);
+    let second = proxy.client();
+    second.expect("two");
+    admin.post("/api/v1/pools/app/backends/one/kill", "{}").ok();
+    first.expect_end(crate::support::End::Fin);
+    eventually(PATIENCE, "its slot is free", || {
+        admin.metric("tidegate_backend_connections_active", &["\"one\""]) == 0.0
+    });
+    proxy.client().expect("one");
+}
