@@ -10,6 +10,7 @@ use super::handle::{
     BackendStatus, ConnectionStatus, Error, Filter, Operation, PoolStatus, Request,
 };
 use super::keeper::Node;
+use super::names::LATE;
 use super::pool::Controlled;
 use crate::failover::{Cause, Id, MoveError, Why};
 use crate::health::{Event, Operator, Tick};
@@ -21,6 +22,13 @@ impl Controller {
     pub(super) async fn answer(&mut self, request: Request) {
         // Who has asked may have gone: then nobody is told.
         match request {
+            Request::Operate { reply, .. } if self.is_handing_over => {
+                drop(reply.send(Err(later())));
+            }
+            Request::Failover { reply, .. } if self.is_handing_over => {
+                drop(reply.send(Err(later())));
+            }
+            Request::Reload(reply) if self.is_handing_over => drop(reply.send(Err(later()))),
             Request::Status(reply) => drop(reply.send(Ok(self.status()))),
             Request::Measures(reply) => drop(reply.send(Ok(self.measures()))),
             Request::Explain(question, reply) => drop(reply.send(self.explain(&question))),
@@ -41,12 +49,30 @@ impl Controller {
                     let _ = reply.send(Ok(shown.map(|one| connection_status(one, now)).collect()));
                 });
             }
-            Request::Saved(reply) => _ = reply.send(Ok(self.saved())),
+            Request::HandOver(reply) => self.want_hand_over(reply),
+            Request::GoOn => self.is_handing_over = false,
+            Request::Inherit(tally, reply) => {
+                self.unclaimed.add(tally);
+                self.claim();
+                let _ = reply.send(Ok(()));
+            }
             Request::Reload(reply) => self.want_reload(reply),
             Request::Unready(reply) => {
                 let unready = self.pools.iter().filter(|pool| !pool.has_rotation());
                 let _ = reply.send(Ok(unready.map(|pool| Arc::clone(pool.name())).collect()));
             }
+        }
+    }
+
+    /// Adds what another process has counted of what is here.
+    pub(super) fn claim(&mut self) {
+        if self.unclaimed.is_empty() {
+            return;
+        }
+        let view = self.measures();
+        self.unclaimed.claim(&view);
+        if self.now() > LATE {
+            self.unclaimed.forget();
         }
     }
 
@@ -189,4 +215,9 @@ fn connection_status(open: Open, now: Tick) -> ConnectionStatus {
         bytes_in: open.bytes_in,
         bytes_out: open.bytes_out,
     }
+}
+
+/// What an operator is told while another process is about to go on.
+fn later() -> Error {
+    Error::NotNow("an upgrade is under way: say it again when it is done".into())
 }

@@ -33,6 +33,7 @@ use crate::balance::Entry;
 use crate::config::model::{self, Config};
 use crate::failover::{Action, Event as RoleEvent, Id};
 use crate::health::{Event, Operator, Saved, SavedPool, Tick, may_eject};
+use crate::metrics::{Tally, Unclaimed};
 use crate::net::clock::Clock;
 use crate::net::dial::{EphemeralPorts, check_transparent};
 use crate::net::resolve::Resolver;
@@ -69,6 +70,8 @@ pub struct Setup {
     pub counters: Arc<ProcessCounters>,
     /// What another process has passed on; it comes before the state file.
     pub saved: Option<Saved>,
+    /// What that process had counted by then.
+    pub counted: Tally,
 }
 
 /// Why the control plane did not start.
@@ -125,6 +128,10 @@ pub(super) struct Controller {
     pub(super) reloads: Reloads,
     pub(super) loaded: UnboundedSender<Loaded>,
     pub(super) resolved: UnboundedSender<Resolved>,
+    /// Another process is about to go on: nothing that it would not know of may be changed.
+    pub(super) is_handing_over: bool,
+    /// What a process before this one has counted of backends that are not found yet.
+    pub(super) unclaimed: Unclaimed,
     /// What was saved, for addresses that are found late.
     pub(super) restored: Option<Saved>,
     pub(super) threads: Threads,
@@ -180,7 +187,8 @@ impl Controller {
         let (news, repairs) = mpsc::unbounded_channel();
         let (loaded, reloaded) = mpsc::unbounded_channel();
         let (resolved, found) = mpsc::unbounded_channel();
-        let Setup { clock, ports, source, host, threads, reports, counters, saved } = setup;
+        let Setup { clock, ports, source, host, threads, reports, counters, saved, counted } =
+            setup;
         let mut controller = Self {
             clock,
             ports,
@@ -191,6 +199,8 @@ impl Controller {
             reloads: Reloads::default(),
             loaded,
             resolved,
+            is_handing_over: false,
+            unclaimed: Unclaimed::default(),
             restored: None,
             threads,
             events,
@@ -221,6 +231,8 @@ impl Controller {
             }
         }
         controller.restored = saved;
+        controller.unclaimed.add(counted);
+        controller.claim();
         controller.begin_checks();
         controller.counters.configured(unix_seconds());
         if controller.is_upgrade {
@@ -388,6 +400,8 @@ impl Controller {
             drop(undecided);
             self.save_soon();
         }
+        // What is not told now is never told, nor counted.
+        (0..self.pools.len()).for_each(|index| self.tell_report(index));
         let saved = self.saved();
         let file = self.state_file.as_mut().filter(|_| !retired.load(Relaxed));
         if let Some(file) = file {

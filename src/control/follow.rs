@@ -293,7 +293,7 @@ impl Controller {
     }
 
     /// Tells the report of the takeover that is being put together, as it is.
-    fn tell_report(&mut self, index: usize) {
+    pub(super) fn tell_report(&mut self, index: usize) {
         let at = self.now();
         let pool = &mut self.pools[index];
         let Some(takeover) = pool.takeover.take() else { return };

@@ -361,6 +361,7 @@ impl Controller {
         if !lost.is_empty() {
             self.purge_later(index);
         }
+        self.claim();
         self.unsaved();
     }
 

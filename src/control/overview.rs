@@ -189,6 +189,7 @@ fn pool_view(pool: &Controlled) -> PoolView {
         let backend = &pool.backings.get(&node.id)?.backend;
         Some(BackendView {
             name: Arc::clone(&node.name),
+            address: Arc::clone(&node.address),
             state: node.health.state(),
             in_rotation: pool.is_in_rotation(node.id),
             load: Arc::clone(&backend.load),

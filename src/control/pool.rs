@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::demotion::Demotion;
 use super::keeper::{Keeper, Node, Settings};
@@ -58,6 +58,8 @@ pub(super) struct Controlled {
     pub(super) purge_at: Option<Tick>,
     /// Trials that a check is to decide, or is deciding.
     pub(super) probed: HashMap<Id, u64>,
+    /// Backends that are there no more, for as long as they have connections.
+    gone: Vec<Weak<Backend>>,
 }
 
 /// The active role as somebody left it.
@@ -244,7 +246,27 @@ impl Controlled {
             names: Vec::new(),
             purge_at: None,
             probed: HashMap::new(),
+            gone: Vec::new(),
         }
+    }
+
+    /// Lets go of what stands behind a node. Its connections go on: if it comes back before the last of
+    /// them has ended, they are its own again.
+    pub(super) fn let_go(&mut self, id: Id) {
+        self.gone.retain(|backend| backend.strong_count() > 0);
+        if let Some(backing) = self.backings.remove(&id) {
+            self.gone.push(Arc::downgrade(&backing.backend));
+        }
+    }
+
+    /// The backend of this name and address, if it is gone and still has connections.
+    pub(super) fn find_gone(&mut self, name: &str, address: &Address) -> Option<Arc<Backend>> {
+        let all = self.gone.iter().filter_map(Weak::upgrade);
+        let is_it = |b: &Arc<Backend>| *b.name == *name && b.address == *address;
+        // One without connections has nothing that is worth keeping, its failures in a row least of all.
+        let found = all.filter(|b| b.load.open() > 0).find(is_it)?;
+        self.gone.retain(|backend| !std::ptr::eq(backend.as_ptr(), Arc::as_ptr(&found)));
+        Some(found)
     }
 
     pub(super) fn options(&self) -> &Options {

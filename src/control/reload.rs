@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::controller::{ControlError, Controller, Made, unix_ms, unix_seconds};
 use super::event::{Kind, More, News};
-use super::handle::{Error, Reply};
+use super::handle::{Error, Heritage, Reply};
 use super::keeper::Node;
 use super::names::{LATE, Remembered};
 use super::pool::{self, Controlled};
@@ -107,6 +107,8 @@ pub(super) struct Reloads {
     waiting: Vec<Reply<Changes>>,
     /// Who waits for the one after it.
     queued: Vec<Reply<Changes>>,
+    /// Who waits for the last of them, to go on from there.
+    heir: Option<Reply<Heritage>>,
     is_under_way: bool,
 }
 
@@ -157,7 +159,23 @@ impl Controller {
         self.reloads.waiting = std::mem::take(&mut self.reloads.queued);
         if !self.reloads.waiting.is_empty() {
             self.read_again();
+        } else if let Some(heir) = self.reloads.heir.take() {
+            self.hand_over(heir);
         }
+    }
+
+    /// Another process is to go on: at once, or after the reloads that are under way.
+    pub(super) fn want_hand_over(&mut self, reply: Reply<Heritage>) {
+        self.is_handing_over = true;
+        if self.reloads.is_under_way {
+            self.reloads.heir = Some(reply);
+        } else {
+            self.hand_over(reply);
+        }
+    }
+
+    fn hand_over(&self, reply: Reply<Heritage>) {
+        let _ = reply.send(Ok((self.saved(), self.measures())));
     }
 
     /// Compares, prepares, commits.
@@ -229,7 +247,7 @@ impl Controller {
         let is_gone = |id: &Id| !here.contains(id);
         let gone: Vec<Id> = pool.backings.keys().copied().filter(is_gone).collect();
         for id in gone {
-            pool.backings.remove(&id);
+            pool.let_go(id);
             pool.repairs.forget(id);
             pool.probed.remove(&id);
             self.homes.remove(&id);
@@ -308,9 +326,11 @@ impl Controller {
                     node
                 }
                 None => {
-                    let id = self.next_id();
+                    let gone = self.pools[index].find_gone(&place.name, &place.address);
+                    let id = gone.as_ref().map_or_else(|| self.next_id(), |gone| gone.id);
                     self.homes.insert(id, number);
-                    let backing = self.backing(id, pool, (config, &place));
+                    let mut backing = self.backing(id, pool, (config, &place));
+                    backing.backend = gone.unwrap_or(backing.backend);
                     self.pools[index].backings.insert(id, backing);
                     fresh.push((id, false));
                     pool::node(id, &place)

@@ -3,7 +3,7 @@
 /// What kind of metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows, and starts at 0 with the process.
+    /// Only grows; an upgrade does not set it back.
     Counter,
     /// A value of now.
     Gauge,
@@ -140,8 +140,11 @@ pub fn page() -> String {
          program's own table; a test holds the two together.\n\n\
          Label values come from the configuration alone, never from the wire, so the number of \
          series depends on nothing that a client sends. The series of a backend that is gone are \
-         gone too. A counter starts at 0 with the process (an upgrade starts a new process), a \
-         gauge is never negative, bytes are counted while a connection lives.\n\n\
+         gone too. A counter starts at 0 with the process and goes on over an upgrade: what the \
+         old process counts until it ends is shown by the new one, every event once. A gauge is \
+         never negative and is of the process that answers: connections that an old process \
+         still has after an upgrade are in none, and `process_*` begins anew. Bytes are counted \
+         while a connection lives.\n\n\
          | metric | type | labels | says |\n|---|---|---|---|\n",
     );
     for metric in CATALOG {

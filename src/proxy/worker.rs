@@ -168,6 +168,8 @@ pub(super) struct Worker {
     entered: Cell<u64>,
     /// The attempts of connections that wait for a backend.
     races: RefCell<Slab<Rc<Attempts>>>,
+    /// Tasks that will bring further connections.
+    staying: Cell<usize>,
     /// No connection is accepted any more.
     is_draining: Cell<bool>,
     /// Told when, after that, the last connection has ended.
@@ -263,7 +265,13 @@ impl Worker {
     }
 
     fn is_empty(&self) -> bool {
-        self.connections.borrow().is_empty()
+        self.connections.borrow().is_empty() && self.staying.get() == 0
+    }
+
+    /// Keeps the thread from ending until the guard is dropped.
+    pub(super) fn stay(self: &Rc<Self>) -> Stay {
+        self.staying.set(self.staying.get() + 1);
+        Stay(Rc::clone(self))
     }
 
     fn end_all(&self, reason: Ending) {
@@ -327,6 +335,23 @@ impl Drop for Entered {
         if connections.is_empty() && self.worker.is_draining.get() {
             self.worker.empty.notify_one();
         }
+    }
+}
+
+/// "The thread does not end": further connections will come.
+#[derive(Debug)]
+pub(super) struct Stay(Rc<Worker>);
+
+impl Stay {
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.0
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.0.staying.set(self.0.staying.get() - 1);
+        self.0.empty.notify_one();
     }
 }
 
@@ -399,6 +424,7 @@ pub fn start(
             connections: RefCell::default(),
             entered: Cell::new(0),
             races: RefCell::default(),
+            staying: Cell::new(0),
             is_draining: Cell::new(false),
             empty: Notify::new(),
         });
@@ -426,7 +452,8 @@ async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
                 Some(Order::Adopt(arrival)) => serve_here(&worker, *arrival),
                 Some(Order::Drain) => {
                     worker.is_draining.set(true);
-                    porter.close(|_| true).await;
+                    porter.close(|door| !door.is_lent).await;
+                    porter.leave().await;
                 }
                 Some(Order::Leave) => {
                     worker.is_draining.set(true);

@@ -36,5 +36,6 @@ mod regression;
 mod relay;
 mod reload;
 mod support;
+mod systemd;
 mod timeouts;
 mod upgrade;
