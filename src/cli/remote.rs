@@ -494,7 +494,11 @@ pub(super) fn subject(event: &Value) -> String {
 /// What an event says, its cause first.
 pub(super) fn story(event: &Value) -> String {
     let text = |key: &str| event[key].as_str().unwrap_or_default();
-    let mut story = format!("{}: {}", text("cause"), text("evidence"));
+    let (cause, evidence) = (text("cause"), text("evidence"));
+    let mut story = match cause == evidence {
+        true => format!("by the {cause}"),
+        false => format!("{cause}: {evidence}"),
+    };
     if event["kind"] == "takeover" {
         let number = |key: &str| event[key].as_u64().map_or("?".to_owned(), |n| n.to_string());
         story += &format!(
