@@ -231,7 +231,7 @@ fn a_pipe_that_nobody_reads_is_refused_and_waited_for_by_nobody() {
     let logging = plain.clone().with_log(&format!(", access: \"{path}\"")).file();
     let file = scratch.write("tidegate.yaml", &logging);
     let refused = super::support::cli::tidegate(&["run", "-c", &file]);
-    assert!(refused.code == 1 && refused.stdout.contains("nobody reads this pipe"), "{refused:?}");
+    assert!(refused.code == 1 && refused.stderr.contains("nobody reads this pipe"), "{refused:?}");
 
     let proxy = plain.start();
     let admin = Admin::of(&proxy);
