@@ -12,11 +12,13 @@ and left out.
     bulk       bytes from the backend to the client over 1 and over 16 connections
     idle       10,000 connections, each used once and left alone: resident memory
     syscalls   system calls per connection and per round trip, by strace
-  promises, of tidegate alone (`bars` = all four): PASS or FAIL with the figure
+  promises, of tidegate alone (`bars` = all six): PASS or FAIL with the figure
     soak       10,000 idle connections and 200 busy ones for 60 s: no error, no growth
     kill       SIGKILL of one of three backends under 500 new connections a second: 0 failed
     hole       the same with that backend's packets dropped: 0 failed, none slower than the hedge and 50 ms
     start      10,000 backends: start to first relayed byte in less than a second
+    access-log what a line for every connection adds to the CPU of a short one: at most 5 %
+    scrape     /metrics of 1,000 backends under 1,000 new connections a second: at most 50 ms
   failover = the following, beside the peers that can do it:
     active-kill, active-hole    SIGKILL of the active of a hot standby, and its packets dropped
     frozen     SIGSTOP of one of four under 1,000 requests a second, first_byte: 250ms
