@@ -12,8 +12,9 @@ use super::handle::{
 use super::keeper::Node;
 use super::names::LATE;
 use super::pool::Controlled;
+use crate::config::did_you_mean;
 use crate::failover::{Cause, Id, MoveError, Why};
-use crate::health::{Event, Operator, Tick};
+use crate::health::{Event, Evidence, Operator, Tick};
 use crate::net::clock::ticks;
 use crate::state::{Ending, Notice, Open, Which};
 
@@ -78,14 +79,19 @@ impl Controller {
 
     fn pool_called(&self, name: &str) -> Result<usize, Error> {
         let found = self.pools.iter().position(|pool| **pool.name() == *name);
-        found.ok_or_else(|| Error::Unknown(format!("no pool is called {name:?}")))
+        found.ok_or_else(|| {
+            let hint = did_you_mean(name, self.pools.iter().map(|pool| &**pool.name()));
+            Error::Unknown(format!("no pool is called {name:?}; {hint}"))
+        })
     }
 
     fn backend_called(&self, index: usize, name: &str) -> Result<Id, Error> {
         let pool = &self.pools[index];
         let found = pool.keeper.nodes.iter().find(|node| *node.name == *name);
         found.map(|node| node.id).ok_or_else(|| {
-            Error::Unknown(format!("pool {:?} has no backend called {name:?}", pool.name()))
+            let hint = did_you_mean(name, pool.keeper.nodes.iter().map(|node| &*node.name));
+            let pool = pool.name();
+            Error::Unknown(format!("pool {pool:?} has no backend called {name:?}; {hint}"))
         })
     }
 
@@ -183,7 +189,10 @@ pub(super) fn backend_status(pool: &Controlled, node: &Node, at: Tick) -> Backen
         usable: state.is_usable(),
         in_rotation: pool.is_in_rotation(node.id),
         since: wall().checked_sub(age).unwrap_or(std::time::SystemTime::UNIX_EPOCH),
-        reason: node.health.reason().to_string(),
+        reason: match node.health.reason() {
+            Evidence::Start if pool.probe.is_none() => "no health check".to_owned(),
+            reason => reason.to_string(),
+        },
         weight: node.weight.value(),
         priority: node.priority,
         connections_active: live.map_or(0, |live| live.load.open().into()),

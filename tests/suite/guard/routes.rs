@@ -13,7 +13,7 @@ fn extension(kind: u16, data: &[u8]) -> Vec<u8> {
 }
 
 /// A ClientHello of this name and protocol, in records of at most `size`.
-pub(super) fn hello(sni: Option<&str>, alpn: Option<&str>, size: usize) -> Vec<u8> {
+pub(crate) fn hello(sni: Option<&str>, alpn: Option<&str>, size: usize) -> Vec<u8> {
     let sni = sni.map(|n| extension(0, &long(&[&[0], &long(n.as_bytes())[..]].concat())));
     let alpn = alpn.map(|a| extension(16, &long(&[&[a.len() as u8], a.as_bytes()].concat())));
     let extensions: Vec<u8> = [sni, alpn].into_iter().flatten().flatten().collect();
