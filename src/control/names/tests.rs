@@ -11,6 +11,7 @@ use super::super::reload::{Host, HostError, Source};
 use super::*;
 use crate::balance::Registry;
 use crate::config::model::Config;
+use crate::metrics::Tally;
 use crate::net::clock::Clock;
 use crate::net::dial::EphemeralPorts;
 use crate::state::{Reporter, Snapshot, Threads};
@@ -55,6 +56,7 @@ fn controller(config: Config) -> (Controller, Handle) {
         reports: Reporter::new().1,
         counters: Arc::default(),
         saved: None,
+        counted: Tally::default(),
     };
     (Controller::new(setup, (config, snapshot), (events, requests)).unwrap(), handle)
 }
