@@ -129,9 +129,15 @@ impl Doors {
         self.open.iter().for_each(|opened| opened.announce(process_limit));
     }
 
-    /// Removes the files of unix sockets: nobody accepts there any more.
-    pub(super) fn remove_paths(&mut self) {
-        self.open.iter_mut().for_each(|opened| opened.path = None);
+    /// Lets go of all that no service manager keeps, and removes the files of unix sockets: a socket is
+    /// closed once the last thread has served what is queued there, and refuses from then on.
+    pub(super) fn let_go(&mut self) {
+        for opened in &mut self.open {
+            opened.path = None;
+            if !opened.is_lent {
+                opened.sockets.clear();
+            }
+        }
     }
 
     fn bind(&mut self, listener: &Arc<Listener>, address: &Address) -> Result<Opened, BindError> {
