@@ -129,15 +129,10 @@ impl Doors {
         self.open.iter().for_each(|opened| opened.announce(process_limit));
     }
 
-    /// Lets go of all that no service manager keeps, and removes the files of unix sockets: a socket is
-    /// closed once the last thread has served what is queued there, and refuses from then on.
+    /// Lets go of all sockets, and removes the files of those that have one: the threads have been told to
+    /// close them too, and who connects then is refused.
     pub(super) fn let_go(&mut self) {
-        for opened in &mut self.open {
-            opened.path = None;
-            if !opened.is_lent {
-                opened.sockets.clear();
-            }
-        }
+        self.open.clear();
     }
 
     fn bind(&mut self, listener: &Arc<Listener>, address: &Address) -> Result<Opened, BindError> {

@@ -1,5 +1,6 @@
 //! Stopping: what is open goes on for a while, nothing new comes in, and the exit code says 0.
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -73,8 +74,10 @@ fn fifty_that_queue_at_a_limit_when_the_stop_comes_are_served_one_after_the_othe
     first.expect_echo("first");
     let queued: Vec<_> = (0..50).map(|_| proxy.client()).collect();
     proxy.signal(Signal::TERM);
-    eventually(PATIENCE, "it stops", || {
-        Peer::connect_with(proxy.address(), Options::default()).is_err()
+    // At once: not by a connect that nobody answers.
+    eventually(PATIENCE, "new clients are refused", || {
+        Peer::connect_with(proxy.address(), Options::default())
+            .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     });
     first.expect_echo("goes on");
     drop(first);
@@ -208,6 +211,9 @@ fn a_killed_backend_resets_its_clients_and_the_rest_goes_on() {
     let proxy = Setup::to(backends.each_ref().map(TestBackend::address)).start();
     let first = proxy.client();
     let server = backends[0].accept();
+    // From here on it is connected: a reset before that would be a connect that failed, and retried.
+    first.send("hello");
+    server.expect("hello");
     let second = proxy.client();
     second.expect_echo("hello");
     server.reset();
