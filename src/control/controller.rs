@@ -219,6 +219,7 @@ impl Controller {
             }
         }
         controller.restored = saved;
+        controller.checks.allow(controller.host.descriptors_of_checks());
         controller.begin_checks();
         controller.counters.configured(unix_seconds());
         if controller.is_upgrade {

@@ -11,7 +11,7 @@ use super::access::{Access, AccessError};
 use super::doors::{BindError, Doors};
 use super::endpoint::{AdminError, Endpoint};
 use super::host::{Around, Held};
-use super::limits::{Shares, raise_descriptors, share, threads};
+use super::limits::{Needs, Shares, raise_descriptors, share, threads};
 use super::upgrade::{Estate, Inheritance, UpgradeError, start_successor};
 use crate::admin;
 use crate::balance::Registry;
@@ -118,7 +118,9 @@ impl Server {
         let threads = threads(config.runtime.threads);
         let snapshot = Arc::new(Snapshot::new(config, None).map_err(StartError::Unknown)?);
         let descriptors = raise_descriptors();
-        let shares = shares(config, &snapshot, (descriptors, threads))?;
+        let needs = Needs::of(config, threads);
+        let shares = shares(config, needs, descriptors)?;
+        shares.warn_of_checks(&needs);
         let doors = Held::new(Doors::open(&snapshot, threads, &mut inheritance)?);
         let (endpoint, told) = Endpoint::open(config.admin.as_ref(), inheritance.admin.take())?;
         let endpoint = Held::new(endpoint);
@@ -137,6 +139,7 @@ impl Server {
             slots: Arc::clone(&slots),
             descriptors,
             threads,
+            checks: shares.checks,
             runtime: config.runtime.clone(),
             log: config.log.clone(),
             prepared: None,
@@ -276,15 +279,10 @@ impl Server {
     }
 }
 
-fn shares(
-    config: &Config,
-    snapshot: &Snapshot,
-    (available, threads): (u64, usize),
-) -> Result<Shares, StartError> {
-    let addresses: usize = snapshot.listeners.iter().map(|listener| listener.bind.len()).sum();
-    let (sockets, wanted) = (addresses * threads, config.runtime.max_connections);
-    share(available, sockets, threads, wanted).map_err(|possible| match wanted.map(Into::into) {
+fn shares(config: &Config, needs: Needs, available: u64) -> Result<Shares, StartError> {
+    let wanted = config.runtime.max_connections;
+    share(available, needs, wanted).map_err(|possible| match wanted.map(Into::into) {
         Some(wanted) => StartError::Descriptors { wanted, available, possible },
-        None => StartError::NoDescriptors { available, sockets },
+        None => StartError::NoDescriptors { available, sockets: needs.sockets },
     })
 }
