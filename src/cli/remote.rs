@@ -494,15 +494,22 @@ pub(super) fn subject(event: &Value) -> String {
 /// What an event says, its cause first.
 pub(super) fn story(event: &Value) -> String {
     let text = |key: &str| event[key].as_str().unwrap_or_default();
-    let mut story = format!("{}: {}", text("cause"), text("evidence"));
+    let (cause, evidence) = (text("cause"), text("evidence"));
+    let mut story = match cause == evidence {
+        true => format!("by the {cause}"),
+        false => format!("{cause}: {evidence}"),
+    };
     if event["kind"] == "takeover" {
         let number = |key: &str| event[key].as_u64().map_or("?".to_owned(), |n| n.to_string());
+        let taken = match event["takeover_ms"].as_u64() {
+            Some(ms) => format!("taken over in {ms} ms"),
+            None => "no connection on it yet".to_owned(),
+        };
         story += &format!(
-            " ({} → {}, detected in {} ms, taken over in {} ms; {} retried, {} cut, {} lost)",
+            " ({} → {}, detected in {} ms, {taken}; {} retried, {} cut, {} lost)",
             event["from"].as_str().unwrap_or("none"),
             text("to"),
             number("detection_ms"),
-            number("takeover_ms"),
             number("retried"),
             number("cut"),
             number("lost"),

@@ -10,6 +10,7 @@ use tracing::{debug, error};
 
 use super::controller::Controller;
 use super::follow::proof;
+use super::repair::Sign;
 use super::timers::Timer;
 use crate::config::model;
 use crate::failover::Id;
@@ -241,7 +242,7 @@ impl Controller {
         self.note(id, Event::Checked { epoch, result });
         self.next_check(id, serial, &timing, &policy);
         if is_failure {
-            self.see_repair(id, "the checks go on failing");
+            self.see_repair(id, Sign::Check);
         }
     }
 
@@ -262,12 +263,12 @@ impl Controller {
     }
 
     /// A check or a trial has failed: whether that shows that a repair has not worked.
-    pub(super) fn see_repair(&mut self, id: Id, evidence: &str) {
+    pub(super) fn see_repair(&mut self, id: Id, sign: Sign) {
         let Some(number) = self.homes.get(&id).copied() else { return };
         let Some(index) = self.pools.iter().position(|pool| pool.number == number) else { return };
         let (proof, at) = (proof(&self.pools[index]), self.now());
-        if self.pools[index].repairs.is_not_repaired(id, proof, at) {
-            self.tell_repair(index, id, "not repaired", &evidence.into());
+        if self.pools[index].repairs.is_not_repaired(id, sign, proof, at) {
+            self.tell_repair(index, id, "not repaired", &sign.as_str().into());
         }
     }
 
@@ -315,7 +316,7 @@ impl Controller {
             Judged::Fail(how) => {
                 let (trouble, draw) = (Trouble::Other(how), fastrand::u64(..));
                 self.note(id, Event::TrialFailed { trial, trouble, draw });
-                self.see_repair(id, "the trial after the ejection failed");
+                self.see_repair(id, Sign::Trial);
             }
             // What this host lacks it may have again in a while.
             Judged::Unjudged => self.timers.set(now + AGAIN, Timer::Trial(id)),

@@ -334,12 +334,13 @@ impl Keeper {
         step.change
     }
 
-    /// The timing of checks has changed: nobody waits longer than a first check in its place would.
+    /// The timing of checks may have changed: nobody waits out an interval that is configured no more.
     pub fn reschedule(&mut self, places: &Places, at: Tick) {
         let Some(checks) = self.settings.health.checks else { return };
         for node in &mut self.nodes {
-            let first = places.first(node.id, at, &checks);
-            node.due = node.due.map(|due| first.map_or(due, |first| due.at_most(first)));
+            let Some(first) = places.first(node.id, at, &checks) else { continue };
+            let pace = node.health.pace();
+            node.due = node.due.map(|due| due.replanned(first, at, pace, &checks));
         }
     }
 

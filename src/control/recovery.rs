@@ -1,7 +1,7 @@
 //! Recovery actions: programs and webhooks that follow a change of state.
 //!
 //! [`Recovery::start`] begins the actions of one transition and returns at once; a channel tells how
-//! each attempt and each run ended, and dropping the [`Run`] stops it. At most [`AT_ONCE`] attempts
+//! each attempt and each action ended, and dropping the [`Run`] stops it. At most [`AT_ONCE`] attempts
 //! of the process are under way; others wait for their turn, those that hold traffic first. What a
 //! program writes goes to the log. Results are for the controller to log and to count.
 //!
@@ -106,6 +106,8 @@ pub enum ActionResult {
     Timeout,
     /// Not run: `max_per_hour` runs within the last hour.
     Suppressed,
+    /// Stopped: what it was for has passed. No label of the metric.
+    Cancelled,
 }
 
 impl ActionResult {
@@ -117,20 +119,23 @@ impl ActionResult {
             Self::Failure => "failure",
             Self::Timeout => "timeout",
             Self::Suppressed => "suppressed",
+            Self::Cancelled => "cancelled",
         }
     }
 }
 
-/// The end of an attempt, or of a run.
+/// The end of an attempt, or of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
+    /// What was run: the command as it was run, with what placeholders stand for, or the address.
+    pub action: Arc<str>,
     /// Its result.
     pub result: ActionResult,
-    /// The number of the attempt, from 1; of a run, how many it took, 0 if it was suppressed.
+    /// The number of the attempt, from 1; of an action, how many were begun, 0 if it was never run.
     pub attempt: u32,
     /// How, in words.
     pub how: String,
-    /// How long it took; a run with the waiting between its attempts and for its turn.
+    /// How long it took; an action with the waiting between its attempts and for its turn.
     pub took: Duration,
 }
 
@@ -139,6 +144,8 @@ pub struct Ended {
 pub struct News {
     /// Which: see [`Run::id`].
     pub run: u64,
+    /// What it follows.
+    pub occasion: Rc<Occasion>,
     /// What.
     pub what: What,
 }
@@ -155,6 +162,8 @@ pub enum What {
     Traffic(bool),
     /// All of them are through. The last of the news.
     Done,
+    /// The run was stopped during the action of this index, or before it. The last of the news.
+    Stopped(usize, Ended),
 }
 
 /// Runs actions. One for each process, on the control thread; clones are the same.
@@ -181,7 +190,8 @@ struct Progress {
 }
 
 /// The actions of one transition, under way. Dropping it stops them: the program that runs gets
-/// `SIGTERM` and, two seconds later, is killed with its process group; no news comes any more.
+/// `SIGTERM` and, two seconds later, is killed with its process group; if not all of them were
+/// through, [`What::Stopped`] follows and no other news.
 #[derive(Debug)]
 #[must_use = "dropping it stops the actions"]
 pub struct Run {
@@ -252,6 +262,7 @@ impl Recovery {
         let occasion = Rc::new(occasion);
         let series = Series {
             id,
+            at: Cell::default(),
             progress: Rc::clone(&progress),
             shared: Rc::clone(&self.0),
             occasion: Rc::clone(&occasion),
@@ -290,6 +301,8 @@ type OrStopped<T> = Result<T, Stopped>;
 /// The task behind a [`Run`].
 struct Series {
     id: u64,
+    /// The action that is under way or next: its index and the attempts begun.
+    at: Cell<(usize, u32)>,
     progress: Rc<Progress>,
     shared: Rc<Shared>,
     occasion: Rc<Occasion>,
@@ -299,6 +312,7 @@ struct Series {
 
 impl Series {
     async fn carry_out(self, actions: Vec<Action>) {
+        let started = Instant::now();
         let Occasion { event, pool, backend, .. } = &*self.occasion;
         let done = caught(self.all(&actions)).await;
         self.progress.is_over.set(true);
@@ -313,7 +327,28 @@ impl Series {
             }
             Ok(Err(Stopped)) => {
                 info!(%pool, %backend, event = event.as_str(), "recovery actions were stopped");
+                let (index, attempt) = self.at.get();
+                let how = match attempt {
+                    0 => "not run: what it was for has passed",
+                    _ => "stopped: what it was for has passed",
+                };
+                let ended = Ended {
+                    action: actions.get(index).map_or_else(|| "".into(), |a| self.name(a)),
+                    result: ActionResult::Cancelled,
+                    attempt,
+                    how: how.to_owned(),
+                    took: started.elapsed(),
+                };
+                self.tell(What::Stopped(index, ended));
             }
+        }
+    }
+
+    /// What an action is called: see [`Ended::action`].
+    fn name(&self, action: &Action) -> Arc<str> {
+        match action {
+            Action::Exec(exec) => exec::command(exec, &self.occasion).join(" ").into(),
+            Action::Webhook(hook) => hook.url.to_string().into(),
         }
     }
 
@@ -340,15 +375,20 @@ impl Series {
 
     /// Runs one action: attempts until one succeeds or none is left.
     async fn action(&self, index: usize, action: &Action) -> OrStopped<ActionResult> {
+        self.at.set((index, 0));
         if self.stop.is_cancelled() {
             return Err(Stopped);
         }
         let started = Instant::now();
         let ended = match self.admit(action) {
             Ok(()) => self.attempts(index, action).await?,
-            Err(how) => {
-                Ended { result: ActionResult::Suppressed, attempt: 0, how, took: Duration::ZERO }
-            }
+            Err(how) => Ended {
+                action: self.name(action),
+                result: ActionResult::Suppressed,
+                attempt: 0,
+                how,
+                took: Duration::ZERO,
+            },
         };
         let result = ended.result;
         self.tell(What::Action(index, Ended { took: started.elapsed(), ..ended }));
@@ -379,13 +419,15 @@ impl Series {
             }
             let turn = self.shared.turns.take(is_before_traffic(action));
             let turn = self.unless_stopped(turn).await?;
+            self.at.set((index, attempt));
             let started = Instant::now();
             let (result, how) = match action {
                 Action::Exec(exec) => self.exec(exec, &mut output).await?,
                 Action::Webhook(hook) => self.unless_stopped(self.webhook(hook)).await?,
             };
             drop(turn);
-            let ended = Ended { result, attempt, how, took: started.elapsed() };
+            let (name, took) = (self.name(action), started.elapsed());
+            let ended = Ended { action: name, result, attempt, how, took };
             self.tell(What::Attempt(index, ended.clone()));
             if result == ActionResult::Success || attempt >= count {
                 output.finish(&self.occasion);
@@ -412,7 +454,8 @@ impl Series {
 
     /// Nobody may be interested any more: then there is nobody to tell.
     fn tell(&self, what: What) {
-        let _ = self.news.send(News { run: self.id, what });
+        let occasion = Rc::clone(&self.occasion);
+        let _ = self.news.send(News { run: self.id, occasion, what });
     }
 }
 

@@ -54,6 +54,12 @@ impl Timers {
         }
         self.0.pop().map(|Reverse(due)| due)
     }
+
+    /// How often `timer` is set.
+    #[cfg(test)]
+    pub(super) fn count(&self, timer: Timer) -> usize {
+        self.0.iter().filter(|Reverse((_, other))| *other == timer).count()
+    }
 }
 
 #[cfg(test)]

@@ -23,7 +23,8 @@ pub use held::Held;
 pub use machine::{Health, Step};
 pub use outlier::{FORGET_AFTER, Outlier, PoolView, ejection_time, is_due, may_eject};
 pub use saved::{
-    STALE_AFTER, Saved, SavedBackend, SavedError, SavedLimit, SavedMove, SavedPool, SavedRun,
+    EARLY_BY, STALE_AFTER, Saved, SavedBackend, SavedError, SavedFound, SavedLimit, SavedMove,
+    SavedName, SavedPool, SavedRun, SavedService,
 };
 pub use schedule::{Answer, Checking, Due, Fire, Judged, Pace, Timing, first, judge, next, ranks};
 

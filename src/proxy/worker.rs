@@ -174,6 +174,8 @@ pub(super) struct Worker {
     entered: Cell<u64>,
     /// The attempts of connections that wait for a backend.
     races: RefCell<Slab<Rc<Attempts>>>,
+    /// Tasks that will bring further connections.
+    staying: Cell<usize>,
     /// No connection is accepted any more.
     is_draining: Cell<bool>,
     /// Told when, after that, the last connection has ended.
@@ -240,11 +242,13 @@ impl Worker {
                 self.races.borrow().iter().for_each(|(_, attempts)| attempts.fence(*backend));
             }
             Notice::End { which, reason } => self.end(which, *reason),
-            Notice::List(to) => {
-                let all: Vec<Open> =
-                    self.connections.borrow().iter().map(|(_, c)| c.describe()).collect();
+            Notice::List { of, to } => {
+                let is_meant = |c: &Connection| of.is_none() || c.backend() == *of;
+                let all = self.connections.borrow();
+                let meant: Vec<Open> =
+                    all.iter().filter(|(_, c)| is_meant(c)).map(|(_, c)| c.describe()).collect();
                 // Who has asked may have gone.
-                let _ = to.send(all);
+                let _ = to.send(meant);
             }
         }
     }
@@ -267,7 +271,13 @@ impl Worker {
     }
 
     fn is_empty(&self) -> bool {
-        self.connections.borrow().is_empty()
+        self.connections.borrow().is_empty() && self.staying.get() == 0
+    }
+
+    /// Keeps the thread from ending until the guard is dropped.
+    pub(super) fn stay(self: &Rc<Self>) -> Stay {
+        self.staying.set(self.staying.get() + 1);
+        Stay(Rc::clone(self))
     }
 
     fn end_all(&self, reason: Ending) {
@@ -331,6 +341,23 @@ impl Drop for Entered {
         if connections.is_empty() && self.worker.is_draining.get() {
             self.worker.empty.notify_one();
         }
+    }
+}
+
+/// "The thread does not end": further connections will come.
+#[derive(Debug)]
+pub(super) struct Stay(Rc<Worker>);
+
+impl Stay {
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.0
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.0.staying.set(self.0.staying.get() - 1);
+        self.0.empty.notify_one();
     }
 }
 
@@ -403,6 +430,7 @@ pub fn start(
             connections: RefCell::default(),
             entered: Cell::new(0),
             races: RefCell::default(),
+            staying: Cell::new(0),
             is_draining: Cell::new(false),
             empty: Notify::new(),
         });
@@ -447,7 +475,8 @@ async fn heed(
                 Some(Order::Adopt(arrival)) => serve_here(worker, *arrival),
                 Some(Order::Drain) => {
                     worker.is_draining.set(true);
-                    porter.close(|_| true).await;
+                    porter.close(|door| !door.is_lent).await;
+                    porter.leave().await;
                 }
                 Some(Order::Leave) => {
                     worker.is_draining.set(true);

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::support::admin::Admin;
 use crate::support::peer::Options;
 use crate::support::{
     End, PATIENCE, Pattern, Peer, Proxy, SLACK, Setup, TestBackend, at_once, eventually, ms,
@@ -48,6 +49,55 @@ fn clients_that_were_queued_when_the_stop_came_are_served() {
         drop(clients);
         assert_eq!(proxy.expect_exit(SLACK + ms(500)).code(), Some(0));
     }
+}
+
+#[test]
+fn while_it_stops_it_is_not_ready_and_lives() {
+    let backend = TestBackend::echo();
+    let proxy = Setup::to([backend.address()]).head("admin: {bind: \"127.0.0.1:0\"}").start();
+    let admin = Admin::of(&proxy);
+    let client = proxy.client();
+    client.expect_echo("before");
+    assert_eq!(admin.get("/readyz").code, 200);
+    proxy.signal(Signal::TERM);
+    eventually(PATIENCE, "it is not ready", || admin.get("/readyz").code == 503);
+    assert_eq!(admin.get("/livez").code, 200);
+    client.expect_echo("after");
+}
+
+#[test]
+fn fifty_that_queue_at_a_limit_when_the_stop_comes_are_served_one_after_the_other() {
+    let backend = TestBackend::echo();
+    let mut proxy = Setup::to([backend.address()]).listener("max_connections: 1").start();
+    let first = proxy.client();
+    first.expect_echo("first");
+    let queued: Vec<_> = (0..50).map(|_| proxy.client()).collect();
+    proxy.signal(Signal::TERM);
+    eventually(PATIENCE, "it stops", || {
+        Peer::connect_with(proxy.address(), Options::default()).is_err()
+    });
+    first.expect_echo("goes on");
+    drop(first);
+    at_once(50, |n| {
+        queued[n].expect_echo("here before the stop");
+        queued[n].fin();
+        queued[n].expect_end(End::Fin);
+    });
+    assert_eq!(proxy.expect_exit(PATIENCE).code(), Some(0));
+}
+
+#[test]
+fn what_waits_at_a_limit_ends_with_the_grace() {
+    let backend = TestBackend::echo();
+    let setup = Setup::to([backend.address()]).listener("max_connections: 1");
+    let mut proxy = setup.runtime("shutdown_grace: 300ms").start();
+    let first = proxy.client();
+    first.expect_echo("first");
+    let queued = proxy.client();
+    proxy.signal(Signal::TERM);
+    first.expect_end(End::Fin);
+    assert_eq!(proxy.expect_exit(PATIENCE).code(), Some(0));
+    let _ = queued.receive_all();
 }
 
 #[test]

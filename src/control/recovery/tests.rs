@@ -104,6 +104,7 @@ fn short(news: &[What]) -> Vec<String> {
         What::Action(index, end) => format!("{index} {}", ended(end)),
         What::Traffic(may) => format!("traffic {may}"),
         What::Done => "done".to_owned(),
+        What::Stopped(index, end) => format!("{index} {}", ended(end)),
     };
     news.iter().map(line).collect()
 }
@@ -249,7 +250,8 @@ fn a_run_that_is_dropped_stops_and_nothing_follows() {
         let pid = file.text().trim().to_owned();
         assert!(is_running(&pid));
         drop(run);
-        assert_eq!(all(news).await, [], "no news of a run that nobody wants");
+        let how = "0 cancelled 1: stopped: what it was for has passed";
+        assert_eq!(short(&all(news).await), [how], "and the second was never begun");
         assert!(!is_running(&pid));
         assert_eq!(file.text().trim(), pid);
     });
@@ -266,7 +268,8 @@ fn a_run_that_waits_for_its_next_attempt_stops_at_once() {
         let run = recovery().start(vec![failing], occasion(), sender);
         assert!(matches!(news.recv().await.unwrap().what, What::Attempt(0, _)));
         drop(run);
-        assert_eq!(all(news).await, []);
+        let how = "0 cancelled 1: stopped: what it was for has passed";
+        assert_eq!(short(&all(news).await), [how]);
     });
 }
 

@@ -104,6 +104,10 @@ fn slow_start_goes_on_where_it_was() {
 fn file() -> Saved {
     let mut saved_state = Saved::new(NOW);
     let backend = saved(&Health::new(Operator::Draining, 0, &POLICY), 5000);
+    let service = Some(SavedService { priority: 1, weight: 10 });
+    let found = |address: &str, service| SavedFound { address: address.parse().unwrap(), service };
+    let found = vec![found("127.0.0.1:1", None), found("[::1]:1", service)];
+    let name = SavedName { target: "b.test:1".into(), found };
     let pool = SavedPool {
         active: None,
         preparing: Some(SavedMove {
@@ -127,6 +131,7 @@ fn file() -> Saved {
         unverified: [("b".to_owned(), NOW)].into(),
         limits: vec![SavedLimit { event: "evict".into(), action: "0f".into(), runs: vec![NOW] }],
         backends: [("b".to_owned(), backend)].into(),
+        names: [("b".to_owned(), name)].into(),
     };
     saved_state.pools.insert("app".into(), pool);
     saved_state
@@ -139,8 +144,17 @@ fn what_is_written_is_read_again() {
     assert_eq!(
         Saved::read(&file.to_text().unwrap(), NOW - 60_000).unwrap(),
         file,
-        "clock set back"
+        "a clock that was set back a little"
     );
+}
+
+#[test]
+fn what_was_written_before_names_were_saved_is_read_as_well() {
+    let mut without = file();
+    without.pools.values_mut().for_each(|pool| pool.names.clear());
+    let text = without.to_text().unwrap();
+    assert!(!text.contains("names"), "{text}");
+    assert_eq!(Saved::read(&text, NOW).unwrap(), without);
 }
 
 #[test]
@@ -164,6 +178,11 @@ fn what_is_not_to_be_believed_says_why() {
         (other_version.as_str(), NOW, "version 2 of the format, expected 1"),
         (r#"{"format": "tidegate-state", "version": 1}"#, NOW, "not readable: missing field"),
         (text.as_str(), NOW + 25 * 3_600_000, "saved 25 hours ago, believed for 24 at most"),
+        (
+            text.as_str(),
+            NOW - 61_000,
+            "saved 61 s from now by this host's clock, believed up to 60 s",
+        ),
     ];
     for (text, now, expected) in cases {
         let message = Saved::read(text, now).unwrap_err().to_string();
