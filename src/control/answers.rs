@@ -52,6 +52,7 @@ impl Controller {
             }
             Request::HandOver(reply) => self.want_hand_over(reply),
             Request::GoOn => self.is_handing_over = false,
+            Request::Alone => self.resume(),
             Request::Inherit(tally, reply) => {
                 self.unclaimed.add(tally);
                 self.claim();

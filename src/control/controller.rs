@@ -48,9 +48,10 @@ const SAVE_AFTER: Tick = 100;
 /// How often it is written though nothing has changed: its age is what it is believed by.
 const SAVE_EVERY: Tick = 60_000;
 
-/// How long after the start of an upgrade the old process has stopped its actions: it retires once
-/// this one serves, and what it runs then has two seconds to end.
-const ELDER_ENDS: Tick = 3_000;
+/// When the old process has stopped its actions for sure, after the start of an upgrade: it retires once
+/// this one serves, and says so; what it runs then has two seconds to end. For the case that it is not
+/// heard.
+const ELDER_ENDS: Tick = 8_000;
 
 /// What the controller is given.
 pub struct Setup {
@@ -231,6 +232,7 @@ impl Controller {
             }
         }
         controller.restored = saved;
+        controller.checks.allow(controller.host.descriptors_of_checks());
         controller.unclaimed.add(counted);
         controller.claim();
         controller.begin_checks();

@@ -225,6 +225,8 @@ pub(crate) enum Request {
     HandOver(Reply<Heritage>),
     /// No other process goes on.
     GoOn,
+    /// The process before this one runs no actions any more.
+    Alone,
     /// What another process has counted.
     Inherit(Tally, Reply<()>),
     /// The names of pools that have no backend in rotation.
@@ -363,6 +365,13 @@ impl Handle {
     pub(crate) async fn go_on(&self) {
         // One that has ended listens to nobody.
         let _ = self.requests.send(Request::GoOn).await;
+    }
+
+    /// The process before this one has ended its recovery actions: those that it was stopped at begin
+    /// anew. Blocks as [`inherit`](Self::inherit) does.
+    pub(crate) fn alone(&self) {
+        // One that has ended begins nothing.
+        let _ = self.requests.blocking_send(Request::Alone);
     }
 
     /// Adds what another process has counted to what this one counts. Blocks until that is done: not

@@ -291,6 +291,11 @@ impl Controlled {
         self.config.evicted_connections == EvictedConnections::Close
     }
 
+    /// Descriptors that one check needs, or a connect in its place.
+    pub(super) fn cost_of_check(&self) -> u32 {
+        self.config.health_check.as_ref().map_or(1, |check| check.probe.descriptors())
+    }
+
     /// Whether `id` is a candidate for the next connection.
     pub(super) fn is_in_rotation(&self, id: Id) -> bool {
         let chosen = &self.keeper.choice.chosen;

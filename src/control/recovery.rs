@@ -22,10 +22,11 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{error, info};
 
 use crate::config::model::{Action, ExecAction, WebhookAction};
 use crate::net::addr::Address;
+use crate::net::caught::caught;
 use crate::net::clock::{Clock, Tick};
 use crate::probe::text;
 
@@ -313,11 +314,18 @@ impl Series {
     async fn carry_out(self, actions: Vec<Action>) {
         let started = Instant::now();
         let Occasion { event, pool, backend, .. } = &*self.occasion;
-        let done = self.all(&actions).await;
+        let done = caught(self.all(&actions)).await;
         self.progress.is_over.set(true);
         match done {
-            Ok(()) => self.tell(What::Done),
-            Err(Stopped) => {
+            Ok(Ok(())) => self.tell(What::Done),
+            Err(panic) => {
+                error!(%pool, %backend, event = event.as_str(), "recovery actions: {panic}");
+                if actions.iter().any(is_before_traffic) {
+                    self.tell(What::Traffic(false));
+                }
+                self.tell(What::Done);
+            }
+            Ok(Err(Stopped)) => {
                 info!(%pool, %backend, event = event.as_str(), "recovery actions were stopped");
                 let (index, attempt) = self.at.get();
                 let how = match attempt {

@@ -88,6 +88,11 @@ pub trait Host: Send {
     /// Gives back what was prepared.
     fn abandon(&mut self);
 
+    /// Descriptors that checks may have open at once, as the configuration in force has it.
+    fn descriptors_of_checks(&self) -> u32 {
+        u32::MAX
+    }
+
     /// Where each listener is bound, by its name; ports chosen by the kernel filled in.
     fn addresses(&self) -> Vec<(String, Address)>;
 }
@@ -193,6 +198,7 @@ impl Controller {
         self.commit_pools(&config, &snapshot, made).await;
         snapshot.take_effect();
         self.host.commit();
+        self.checks.allow(self.host.descriptors_of_checks());
         if config.state_file != before.state_file {
             self.keep_state_in(config.state_file.clone());
         }

@@ -76,7 +76,9 @@ impl Controller {
     /// Begins anew what the process before this one was stopped at. Once, when that one runs nothing
     /// any more.
     pub(super) fn resume(&mut self) {
-        self.has_resumed = true;
+        if std::mem::replace(&mut self.has_resumed, true) {
+            return;
+        }
         for index in 0..self.pools.len() {
             let name = Arc::clone(self.pools[index].name());
             let saved = self.restored.as_ref().and_then(|saved| saved.pools.get(&*name)).cloned();

@@ -12,7 +12,7 @@ use super::access::{Access, AccessError};
 use super::doors::{BindError, Doors};
 use super::endpoint::{AdminError, Endpoint};
 use super::host::{Around, Held};
-use super::limits::{Shares, raise_descriptors, share, threads};
+use super::limits::{Needs, Shares, raise_descriptors, share, threads};
 use super::upgrade::{Attempt, Elders, Estate, Inheritance, Successor, Telling, UpgradeError};
 use crate::admin;
 use crate::balance::Registry;
@@ -129,7 +129,9 @@ impl Server {
         let threads = threads(config.runtime.threads);
         let snapshot = Arc::new(Snapshot::new(config, None).map_err(StartError::Unknown)?);
         let descriptors = raise_descriptors();
-        let shares = shares(config, &snapshot, (descriptors, threads))?;
+        let needs = Needs::of(config, threads);
+        let shares = shares(config, needs, descriptors)?;
+        shares.warn_of_checks(&needs);
         let doors = Held::new(Doors::open(&snapshot, threads, &mut inheritance)?);
         inheritance.warn_of_rest();
         let (endpoint, told) = Endpoint::open(config.admin.as_ref(), inheritance.admin.take())?;
@@ -149,6 +151,7 @@ impl Server {
             slots: Arc::clone(&slots),
             descriptors,
             threads,
+            checks: shares.checks,
             runtime: config.runtime.clone(),
             log: config.log.clone(),
             prepared: None,
@@ -265,8 +268,12 @@ impl Server {
         let channels = inheritance.answer().map_err(StartError::Abandoned)?;
         info!("another process has been taken over from");
         if let Some(control) = &self.control {
-            let endpoint = self.endpoint.clone();
-            self.elders.hear(channels, control.handle(), move || endpoint.lock().open_up());
+            let (endpoint, handle) = (self.endpoint.clone(), control.handle().clone());
+            self.elders.hear(channels, control.handle(), move || {
+                endpoint.lock().open_up();
+                // It has retired before it told what it had counted.
+                handle.alone();
+            });
         }
         Ok(())
     }
@@ -349,15 +356,10 @@ impl Server {
     }
 }
 
-fn shares(
-    config: &Config,
-    snapshot: &Snapshot,
-    (available, threads): (u64, usize),
-) -> Result<Shares, StartError> {
-    let addresses: usize = snapshot.listeners.iter().map(|listener| listener.bind.len()).sum();
-    let (sockets, wanted) = (addresses * threads, config.runtime.max_connections);
-    share(available, sockets, threads, wanted).map_err(|possible| match wanted.map(Into::into) {
+fn shares(config: &Config, needs: Needs, available: u64) -> Result<Shares, StartError> {
+    let wanted = config.runtime.max_connections;
+    share(available, needs, wanted).map_err(|possible| match wanted.map(Into::into) {
         Some(wanted) => StartError::Descriptors { wanted, available, possible },
-        None => StartError::NoDescriptors { available, sockets },
+        None => StartError::NoDescriptors { available, sockets: needs.sockets },
     })
 }

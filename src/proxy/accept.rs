@@ -19,6 +19,7 @@ use super::connection::serve;
 use super::logged::log_refused;
 use super::worker::{Seated, Stay, Worker};
 use crate::config::model::OverLimit;
+use crate::net::caught::caught;
 use crate::net::clock::Tick;
 use crate::net::listen::{AcceptError, Accepted, Watched, accept, close_queue};
 use crate::net::reactor::Reactor;
@@ -113,7 +114,22 @@ impl Door {
     /// use any more, which is logged.
     pub(super) async fn accept_all(self: Rc<Self>, worker: Rc<Worker>) {
         let mut pressed = Pressed::default();
-        while let Ok(()) = self.accept_batch(&worker, &mut pressed).await {}
+        while let Err(panic) = caught(self.until_broken(&worker, &mut pressed)).await {
+            let name = Arc::clone(&self.entrance.listener().name);
+            error!(listener = %name, "accepting goes on in a moment: {panic}");
+            let engine = &worker.engine;
+            engine.deadlines.sleep_until(engine.clock, engine.clock.now() + PAUSE).await;
+        }
+    }
+
+    async fn until_broken(&self, worker: &Rc<Worker>, pressed: &mut Pressed) {
+        while let Ok(()) = self.accept_batch(worker, pressed).await {}
+    }
+
+    /// The socket, and where it leads to.
+    pub(super) fn socket(&self) -> Socket {
+        let (entrance, fd) = (Arc::clone(&self.entrance), Arc::clone(self.fd.socket()));
+        Socket { entrance, fd, is_lent: self.is_lent }
     }
 
     /// Whether it is at this socket.

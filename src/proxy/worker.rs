@@ -20,7 +20,8 @@ use super::accept::{Arrival, Door, Socket, serve_here};
 use super::connect::Attempts;
 use super::connection::Connection;
 use crate::log::access::Recorder;
-use crate::net::clock::Clock;
+use crate::net::caught::caught;
+use crate::net::clock::{Clock, Tick};
 use crate::net::dial::EphemeralPorts;
 use crate::net::drive::drive;
 use crate::net::reactor::Reactor;
@@ -106,10 +107,15 @@ impl Fleet {
         }
     }
 
-    /// Gives an order to the thread of this index, if it is still there.
+    /// Gives an order to the thread of this index; if it has ended, to the next one that has not, which
+    /// looks after its sockets.
     pub fn tell(&self, thread: usize, order: Order) {
-        if let Some(seat) = self.0.get(thread) {
-            let _ = seat.orders.send(order);
+        let mut order = order;
+        for index in 0..self.0.len() {
+            match self.0[(thread + index) % self.0.len()].orders.send(order) {
+                Ok(()) => return,
+                Err(unsent) => order = unsent.0,
+            }
         }
     }
 
@@ -434,11 +440,28 @@ pub fn start(
     when_started.recv().map_err(|_| io::Error::other("the thread ended at once"))?
 }
 
-async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
-    let Inbox { mut orders, mut notices } = inbox;
+/// Rest after a panic, in milliseconds: a bug that strikes each time may not take a core.
+const REST: Tick = 500;
+
+async fn run(worker: Rc<Worker>, mut inbox: Inbox, doors: Vec<Door>) {
     let mut porter = Porter { worker: Rc::clone(&worker), doors: Vec::new() };
     doors.into_iter().for_each(|door| porter.attend(Rc::new(door)));
     let mut end_all = worker.shared.end_all.subscribe();
+    while let Err(panic) = caught(heed(&worker, &mut inbox, &mut end_all, &mut porter)).await {
+        error!(worker = worker.index, "the thread goes on in a moment: {panic}");
+        let engine = &worker.engine;
+        engine.deadlines.sleep_until(engine.clock, engine.clock.now() + REST).await;
+    }
+    debug!(worker = worker.index, "worker has stopped");
+}
+
+/// Does what the thread is told until it is to stop.
+async fn heed(
+    worker: &Rc<Worker>,
+    Inbox { orders, notices }: &mut Inbox,
+    end_all: &mut watch::Receiver<Option<Ending>>,
+    porter: &mut Porter,
+) {
     loop {
         if worker.is_draining.get() && worker.is_empty() {
             // Whoever hands a connection over from now on keeps it; those on their way are served.
@@ -449,7 +472,7 @@ async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
         }
         tokio::select! {
             order = orders.recv(), if !orders.is_closed() || !orders.is_empty() => match order {
-                Some(Order::Adopt(arrival)) => serve_here(&worker, *arrival),
+                Some(Order::Adopt(arrival)) => serve_here(worker, *arrival),
                 Some(Order::Drain) => {
                     worker.is_draining.set(true);
                     porter.close(|door| !door.is_lent).await;
@@ -473,7 +496,6 @@ async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
             () = worker.empty.notified() => {}
         }
     }
-    debug!(worker = worker.index, "worker has stopped");
 }
 
 /// Looks after the doors of a thread.
@@ -485,8 +507,8 @@ struct Porter {
 impl Porter {
     /// Begins to accept at a door.
     fn attend(&mut self, door: Rc<Door>) {
-        let accepting = Rc::clone(&door).accept_all(Rc::clone(&self.worker));
-        self.doors.push((door, tokio::task::spawn_local(accepting)));
+        let accepting = accepting(&self.worker, &door);
+        self.doors.push((door, accepting));
     }
 
     fn open(&mut self, socket: Socket) {
@@ -516,10 +538,37 @@ impl Porter {
 
     /// Begins anew to wait at each door.
     async fn renew(&mut self) {
-        for (door, task) in std::mem::take(&mut self.doors) {
+        for (door, task) in &mut self.doors {
             task.abort();
-            let _ = task.await;
-            self.attend(door);
+            let _ = (&mut *task).await;
+            *task = accepting(&self.worker, door);
         }
     }
 }
+
+fn accepting(worker: &Rc<Worker>, door: &Rc<Door>) -> JoinHandle<()> {
+    tokio::task::spawn_local(Rc::clone(door).accept_all(Rc::clone(worker)))
+}
+
+impl Drop for Porter {
+    /// A thread that dies of a bug leaves its sockets to another one: the kernel would go on giving them
+    /// their share of the connections, and nobody would accept those.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let (index, fleet) = (self.worker.index, &self.worker.shared.fleet);
+        error!(
+            worker = index,
+            sockets = self.doors.len(),
+            "a bug: this thread ends by a panic; \
+            another one accepts in its place"
+        );
+        for (door, _) in self.doors.drain(..) {
+            fleet.tell(index + 1, Order::Open(door.socket()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

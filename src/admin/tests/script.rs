@@ -247,7 +247,7 @@ impl World {
             Request::Reload(reply) => drop(reply.send(self.reload())),
             Request::HandOver(reply) => drop(reply.send(Err(Error::Gone))),
             Request::Inherit(_, reply) => drop(reply.send(Err(Error::Gone))),
-            Request::GoOn => {}
+            Request::GoOn | Request::Alone => {}
             Request::Unready(reply) => {
                 let is_down = |p: &&PoolStatus| !p.backends.iter().any(|b| b.in_rotation);
                 let down = self.status.pools.iter().filter(is_down);

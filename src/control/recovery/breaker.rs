@@ -150,4 +150,22 @@ mod tests {
         assert_eq!(breakers.admit(all[0], 1, 5 + HOUR), Ok(()));
         assert_eq!(breakers.0.len(), 1);
     }
+
+    #[test]
+    fn runs_of_another_process_count_until_they_are_an_hour_old() {
+        let (app, action) = (Arc::<str>::from("app"), exec(&["repair"]));
+        let mut before = Breakers::default();
+        for at in [0, 50 * MINUTE] {
+            before.admit((&app, Event::Evict, &action), 9, at).unwrap();
+        }
+        let recent = before.recent(("app", Event::Evict), 55 * MINUTE);
+        assert_eq!(recent, [(mark(&action), vec![55 * MINUTE, 5 * MINUTE])]);
+        assert!(before.recent(("app", Event::Reinstate), 55 * MINUTE).is_empty());
+        let mut after = Breakers::default();
+        // This one has run for an hour.
+        after.count((&app, Event::Evict, &action), &recent[0].1, 60 * MINUTE);
+        let (evict, at) = ((&app, Event::Evict, &action), 64 * MINUTE);
+        assert_eq!(after.admit(evict, 2, at), Err(MINUTE));
+        assert_eq!(after.admit(evict, 2, at + MINUTE), Ok(()));
+    }
 }
