@@ -65,7 +65,7 @@ fn run_prints_the_same_problems_and_does_not_start() {
 fn without_a_file_it_says_where_it_looked() {
     for command in ["run", "check"] {
         let outcome = tidegate(&[command]);
-        if std::path::Path::new("/etc/tidegate/tidegate.yaml").exists() {
+        if Path::new("/etc/tidegate/tidegate.yaml").exists() {
             return skipped("there is a /etc/tidegate/tidegate.yaml on this machine");
         }
         assert_eq!(outcome.code, 2, "{outcome:?}");
