@@ -164,6 +164,12 @@ fn set_tcp_options(socket: &OwnedFd, options: &ListenOptions) -> io::Result<()> 
     if options.fast_open {
         super::sys::set_fast_open(socket, options.backlog)?;
     }
+    // Between two ends on this host there is no network to be considerate of, and a congestion control
+    // that paces (BBR) costs a timer for each burst, a third of a second of processor time per GiB. Reno
+    // (RFC 5681) is in every kernel and allowed to everybody; ADR 0011.
+    if local_address(socket)?.ip().is_loopback() {
+        let _ = sockopt::set_tcp_congestion(socket, "reno");
+    }
     Ok(())
 }
 
@@ -400,5 +406,34 @@ impl Accepted {
     #[must_use]
     pub fn into_stream(self) -> Stream {
         Stream::new(self.fd, self.peer.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPTIONS: ListenOptions = ListenOptions {
+        nodelay: true,
+        keepalive: None,
+        user_timeout: None,
+        backlog: 1,
+        defer_accept: None,
+        fast_open: false,
+    };
+
+    #[test]
+    fn connections_within_this_host_are_not_paced_and_others_have_what_the_machine_has() {
+        let machine = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap();
+        for (address, expected) in [("127.0.0.1:0", "reno"), ("0.0.0.0:0", machine.trim())] {
+            let bound = bind_all(&Address::Tcp(address.parse().unwrap()), 1, &OPTIONS).unwrap();
+            let Address::Tcp(at) = bound.address else { panic!("{:?}", bound.address) };
+            let _client = std::net::TcpStream::connect((at.ip(), at.port())).unwrap();
+            let mut wait =
+                [rustix::event::PollFd::new(&bound.sockets[0], rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut wait, None).unwrap();
+            let accepted = accept(&bound.sockets[0]).unwrap();
+            assert_eq!(sockopt::tcp_congestion(&accepted.fd).unwrap(), expected, "{address}");
+        }
     }
 }

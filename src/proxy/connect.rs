@@ -169,9 +169,11 @@ struct Race<'a> {
     ends_at: Tick,
     hedge_at: Option<Tick>,
     deadline: Option<Deadline>,
-    /// In a hot standby: the reign in which attempts were made, and on whom the last one failed.
+    /// In a hot standby: the reign in which attempts were made, on whom the last one failed, and how
+    /// many in a row failed on the one who reigns.
     reign: u64,
     failed_on: Option<u32>,
+    row: u32,
     /// Until when it waits for actions; the deadline is no matter meanwhile.
     held_until: Option<Tick>,
     /// Its place in the queue, and until when it keeps it; the deadline is no matter meanwhile.
@@ -202,6 +204,7 @@ impl<'a> Race<'a> {
             deadline: None,
             reign: 0,
             failed_on: None,
+            row: 0,
             held_until: None,
             spot: None,
             changed: None,
@@ -372,6 +375,7 @@ impl<'a> Race<'a> {
         }
         if self.pool.is_hot_standby && rotation.reign() != self.reign {
             self.reign = rotation.reign();
+            self.row = 0;
             self.made = 0;
             self.tried = Tried::default();
         }
@@ -634,6 +638,7 @@ impl<'a> Race<'a> {
             // The next attempt goes to whoever is active then.
             self.tried.remove(backend.id);
             self.failed_on = Some(backend.id);
+            self.row += 1;
         }
         if !self.pool.is_hot_standby {
             self.failed.insert(backend.id);
@@ -645,7 +650,7 @@ impl<'a> Race<'a> {
                 ConnectError::Timeout => self.pool.connect.timeout,
                 _ => 0,
             });
-            judge::failed(self.worker, self.pool, lease, (trouble, began));
+            judge::failed(self.worker, self.pool, lease, (trouble, began, self.row));
         }
     }
 

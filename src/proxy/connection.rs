@@ -260,7 +260,7 @@ impl Entered {
             (self.is_judged.replace(true), &*self.lease.borrow(), self.pool())
         {
             // The clock that says when it began may be a little behind.
-            judge::failed(self.worker(), pool, lease, (trouble, self.start + GRAIN));
+            judge::failed(self.worker(), pool, lease, (trouble, self.start + GRAIN, 0));
         }
     }
 }

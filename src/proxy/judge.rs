@@ -24,16 +24,22 @@ pub(super) fn trouble(error: ConnectError) -> Option<Trouble> {
 
 /// A connection that began at `began` has failed: counts it, and reports what the control plane has to
 /// decide on.
-pub(super) fn failed(worker: &Worker, pool: &Pool, lease: &Lease, what: (Trouble, Tick)) {
+///
+/// `own` is how many attempts of this one client failed there in a row, if it made several. They are a
+/// row even when others were served meanwhile: by a backend that dies, the last one's first byte is
+/// seen between the first refusals of the next.
+pub(super) fn failed(worker: &Worker, pool: &Pool, lease: &Lease, what: (Trouble, Tick, u32)) {
     let Some(detection) = pool.detection else { return };
-    let (trouble, began) = what;
+    let (trouble, began, own) = what;
     let backend = lease.backend();
     // Before it is counted: nobody may see that the count is full and not that it will be told.
     let asked = pool.live.ask();
     let (count, first) = backend.streak.fail(worker.engine.clock.exact());
+    let threshold = detection.consecutive_failures;
     let report = match lease.trial() {
         Some(trial) => Report::Tried { backend: backend.id, trial, trouble: Some(trouble) },
-        None if is_due(count, detection.consecutive_failures) => {
+        None if is_due(count, threshold) || is_due(own, threshold) => {
+            let count = count.max(own);
             Report::Failing { backend: backend.id, count, last: trouble, first, began }
         }
         None => return,
