@@ -325,7 +325,10 @@ mod tests {
             Cell::new("12"),
             Cell::new("a reason that is much too long"),
         ]);
-        assert_eq!(table.clone().render(NARROW), "NAME    N  REASON\napp-1  12  a reason that is m…\n");
+        assert_eq!(
+            table.clone().render(NARROW),
+            "NAME    N  REASON\napp-1  12  a reason that is m…\n"
+        );
         let wide = Style { width: None, is_colored: false };
         assert!(table.render(wide).ends_with("much too long\n"));
     }

@@ -162,7 +162,11 @@ fn unusable(node: &Node) -> String {
         _ if node.weight.value() == 0 => "; its weight is 0",
         _ => "",
     };
-    format!("{:?} is {} ({reason}) and cannot have the active role{hint}", node.name, state.as_str())
+    format!(
+        "{:?} is {} ({reason}) and cannot have the active role{hint}",
+        node.name,
+        state.as_str()
+    )
 }
 
 pub(super) fn backend_status(pool: &Controlled, node: &Node, at: Tick) -> BackendStatus {
