@@ -137,8 +137,6 @@ impl Server {
             slots: Arc::clone(&slots),
             descriptors,
             threads,
-            runtime: config.runtime.clone(),
-            log: config.log.clone(),
             prepared: None,
         });
         let saved = inheritance.state.take();
