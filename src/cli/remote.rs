@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, Failure, Instance};
 use super::show::{Cell, Style, Table, bytes, heading, safe, span};
-use super::{complain, print, show};
+use super::{client, complain, print, show};
 use crate::config::unit::parse_duration;
 
 /// What stands in a path as it is (RFC 3986, section 2.3).
@@ -391,6 +391,15 @@ pub(super) fn reload(common: &Common) -> Result<String, Failure> {
                 }
             }
         }
+        for (key, words) in
+            [("settings", "settings changed"), ("needs_restart", "changed, and needs a restart")]
+        {
+            let names = answer["changed"][key].as_array().into_iter().flatten();
+            let names = names.filter_map(Value::as_str).collect::<Vec<_>>().join(", ");
+            if !names.is_empty() {
+                out += &format!("{}\n", safe(&format!("{words}: {names}")));
+            }
+        }
         if out.is_empty() {
             out = "reloaded; nothing has changed\n".to_owned();
         }
@@ -532,11 +541,8 @@ pub(super) fn story(event: &Value) -> String {
     if event["kind"] == "recovery" {
         story += &format!(" ({}: {})", text("action"), text("result"));
     }
-    for problem in event["problems"].as_array().into_iter().flatten() {
-        let (line, column) = (&problem["line"], &problem["column"]);
-        let [path, message] =
-            ["path", "message"].map(|key| problem[key].as_str().unwrap_or_default());
-        story += &format!("; {line}:{column}: {path}: {message}");
+    for problem in client::problems(event) {
+        story += &format!("; {problem}");
     }
     story
 }

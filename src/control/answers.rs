@@ -130,7 +130,12 @@ impl Controller {
         let at = self.now();
         let pool = &mut self.pools[index];
         let Some(node) = pool.keeper.node_mut(id) else { return };
+        let before = node.weight.value();
         node.weight.overrule(weight);
+        if before == weight {
+            // It is the operator's word from now on; nothing has happened.
+            return self.unsaved();
+        }
         let name = Arc::clone(&node.name);
         pool.keeper.refresh(&Why::new(Cause::Operator, "another weight"), false, at);
         pool.is_dirty = true;

@@ -32,7 +32,12 @@ pub enum Error {
     NotNow(String),
     /// The file has problems, and nothing has changed (422).
     #[error("the configuration is not valid; nothing has changed")]
-    Problems(Vec<Problem>),
+    Problems {
+        /// The file, as this process was told it.
+        file: Arc<str>,
+        /// What is wrong with it.
+        problems: Vec<Problem>,
+    },
     /// The control plane has ended (503).
     #[error("this process is about to end")]
     Gone,

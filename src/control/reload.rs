@@ -14,6 +14,7 @@ use tracing::warn;
 
 use super::controller::{ControlError, Controller, Made, unix_ms, unix_seconds};
 use super::event::{Kind, More, News};
+use super::files;
 use super::handle::{Error, Heritage, Reply};
 use super::keeper::Node;
 use super::names::{LATE, Remembered};
@@ -47,15 +48,21 @@ pub enum LoadError {
         error: io::Error,
     },
     /// It has problems.
-    #[error("{} problems", .0.len())]
-    Problems(Vec<Problem>),
+    #[error("{}", config::render(&file.display().to_string(), problems).trim_end())]
+    Problems {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        problems: Vec<Problem>,
+    },
     /// There is no file.
     #[error("this instance was started without a file: there is nothing to read again")]
     NoFile,
 }
 
 impl Source {
-    /// Reads and checks the file. Blocks, and takes time linear in its size.
+    /// Reads and checks the file, and looks at what it names on this host. Blocks, and takes time
+    /// linear in its size.
     ///
     /// # Errors
     ///
@@ -69,7 +76,10 @@ impl Source {
             return Err(LoadError::Unreadable { path, error });
         }
         let env = |name: &str| std::env::var(name).ok();
-        config::load_with_places(&bytes, &env, &self.registry).map_err(LoadError::Problems)
+        let wrong = |problems| LoadError::Problems { file: path.clone(), problems };
+        let loaded = config::load_with_places(&bytes, &env, &self.registry).map_err(wrong)?;
+        let problems = files::problems(&loaded);
+        if problems.is_empty() { Ok(loaded) } else { Err(wrong(problems)) }
     }
 }
 
@@ -143,7 +153,9 @@ impl Controller {
     pub(super) async fn reload(&mut self, Loaded(read): Loaded) {
         let done = match read {
             Ok(loaded) => self.put_in_force(loaded.config).await,
-            Err(LoadError::Problems(problems)) => Err(Error::Problems(problems)),
+            Err(LoadError::Problems { file, problems }) => {
+                Err(Error::Problems { file: file.display().to_string().into(), problems })
+            }
             Err(error) => Err(Error::NotNow(error.to_string())),
         };
         match &done {
@@ -383,6 +395,9 @@ impl Controller {
 
     fn tell_reloaded(&self, changes: &Changes) {
         let nothing = if changes.is_empty() { "nothing has changed" } else { "in force" };
+        for key in &changes.needs_restart {
+            warn!("{key} has changed: that needs a restart");
+        }
         self.tell(News {
             kind: Kind::Reloaded,
             pool: None,
@@ -394,18 +409,20 @@ impl Controller {
     }
 
     fn tell_refused(&self, error: &Error) {
-        let problems = match error {
-            Error::Problems(problems) => problems.clone(),
-            _ => Vec::new(),
+        let (file, problems) = match error {
+            Error::Problems { file, problems } => (Some(Arc::clone(file)), problems.clone()),
+            _ => (None, Vec::new()),
         };
-        problems.iter().for_each(|problem| warn!("{problem}"));
+        for problem in &problems {
+            warn!("{}", problem.in_file(file.as_deref().unwrap_or_default()));
+        }
         self.tell(News {
             kind: Kind::ReloadFailed,
             pool: None,
             backend: None,
             cause: "operator".into(),
             evidence: error.to_string().into(),
-            more: More::Refused { problems },
+            more: More::Refused { file, problems },
         });
     }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, PoisonError};
 use tracing::{info, warn};
 
 use crate::health::{Saved, Tick};
+use crate::net::file;
 
 /// Largest state file that is read, in bytes.
 const MAX_BYTES: u64 = 256 << 20;
@@ -50,7 +51,7 @@ impl StateFile {
     /// milliseconds since the Unix epoch.
     pub(super) fn read(&self, now: u64) -> Option<Saved> {
         let file = self.path.display();
-        let text = match read_bounded(&self.path) {
+        let text = match file::read(&self.path, MAX_BYTES) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 info!(%file, "no state file yet: it will be written");
@@ -118,14 +119,6 @@ fn in_turn(serial: u64, last: &Last, work: impl FnOnce()) {
         *last = serial;
         work();
     }
-}
-
-fn read_bounded(path: &Path) -> io::Result<String> {
-    use std::io::Read;
-    let mut text = String::new();
-    let mut file = File::open(path)?.take(MAX_BYTES);
-    file.read_to_string(&mut text)?;
-    Ok(text)
 }
 
 /// Says that it could not be written, once in a row.

@@ -93,7 +93,7 @@ impl Health {
             epoch: 0,
             is_initial: policy.checks.is_some(),
             since: Since::now(at),
-            reason: Evidence::Start,
+            reason: first_reason(operator, policy),
             returned: None,
             readmitted: 0,
         }
@@ -286,6 +286,9 @@ impl Health {
             self.readmit(at);
         }
         self.is_initial &= self.checks.is_some();
+        if matches!(self.reason, Evidence::Start | Evidence::Unchecked) {
+            self.reason = first_reason(self.operator, policy);
+        }
         Some(Why(Cause::Operator, Evidence::Configuration, None))
     }
 
@@ -395,6 +398,15 @@ impl Health {
     #[must_use]
     pub fn back_for(&self, at: Tick) -> Option<Tick> {
         self.returned.map(|returned| returned.age(at))
+    }
+}
+
+/// Why a backend is what it is of which nothing is known.
+fn first_reason(operator: Operator, policy: &Policy) -> Evidence {
+    match (operator, policy.checks) {
+        (Operator::Disabled, _) => Evidence::Disabled,
+        (_, None) => Evidence::Unchecked,
+        (_, Some(_)) => Evidence::Start,
     }
 }
 

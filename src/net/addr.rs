@@ -172,6 +172,9 @@ fn parse_unix(path: &str) -> Result<PathBuf, String> {
     if path.contains('\0') {
         return Err("a path has no NUL".to_owned());
     }
+    if path.ends_with('/') {
+        return Err("that is a directory; name a file in it, as in unix:/run/app.sock".to_owned());
+    }
     Ok(PathBuf::from(path))
 }
 

@@ -8,6 +8,7 @@ pub mod client_hello;
 pub mod clock;
 pub mod dial;
 pub mod drive;
+pub mod file;
 pub mod listen;
 pub mod name;
 pub mod pass;

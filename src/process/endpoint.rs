@@ -11,7 +11,11 @@ use tracing::info;
 use crate::admin::{self, Options, Token};
 use crate::config::model::Admin;
 use crate::net::addr::Address;
+use crate::net::file;
 use crate::net::listen::{Bound, SocketPath, address_of};
+
+/// Bytes of a token's file that are read.
+const MAX_TOKEN_BYTES: u64 = 64 << 10;
 
 /// The endpoint, and what a reload is about to do with it.
 #[derive(Debug)]
@@ -242,7 +246,7 @@ fn options(admin: &Admin) -> Result<Arc<Options>, AdminError> {
 }
 
 fn token(path: &Path) -> Result<Token, AdminError> {
-    let content = std::fs::read_to_string(path)
+    let content = file::read(path, MAX_TOKEN_BYTES)
         .map_err(|error| AdminError::Unreadable { path: path.to_owned(), error })?;
     Token::new(&content).map_err(|problem| AdminError::Token { path: path.to_owned(), problem })
 }

@@ -4,13 +4,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tracing::warn;
-
 use super::access::Access;
 use super::doors::Doors;
 use super::endpoint::Endpoint;
 use super::limits::{Needs, Shares, share};
-use crate::config::model::{Config, Runtime};
+use crate::config::model::Config;
 use crate::control::reload::{Host, HostError};
 use crate::net::addr::Address;
 use crate::state::{Slots, Snapshot};
@@ -45,9 +43,6 @@ pub(super) struct Around {
     pub(super) threads: usize,
     /// Descriptors that checks may have open at once.
     pub(super) checks: u32,
-    /// What is in force, or about to be.
-    pub(super) runtime: Runtime,
-    pub(super) log: crate::config::model::Log,
     pub(super) prepared: Option<(Shares, Config)>,
 }
 
@@ -87,14 +82,7 @@ impl Host for Around {
         self.slots.set_limit(Some(shares.connections));
         shares.warn_of_checks(&Needs::of(&config, self.threads));
         self.checks = shares.checks;
-        if config.runtime.threads != self.runtime.threads {
-            warn!("runtime.threads has changed: another number of threads needs a restart");
-        }
-        if config.log.format != self.log.format {
-            warn!("log.format has changed: another format needs a restart");
-        }
         crate::log::set_level(config.log.level);
-        (self.runtime, self.log) = (config.runtime, config.log);
     }
 
     fn abandon(&mut self) {

@@ -152,8 +152,6 @@ impl Server {
             descriptors,
             threads,
             checks: shares.checks,
-            runtime: config.runtime.clone(),
-            log: config.log.clone(),
             prepared: None,
         });
         let (saved, counted) = (inheritance.state.take(), std::mem::take(&mut inheritance.counted));

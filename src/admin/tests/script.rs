@@ -194,7 +194,10 @@ impl World {
     fn reload(&mut self) -> Result<Changes, Error> {
         self.asked.push("reload".to_owned());
         if !self.problems.is_empty() {
-            return Err(Error::Problems(self.problems.clone()));
+            return Err(Error::Problems {
+                file: "/etc/tidegate.yaml".into(),
+                problems: self.problems.clone(),
+            });
         }
         let backends = Names { added: vec!["app/app-9".to_owned()], ..Names::default() };
         Ok(Changes { backends, ..Changes::default() })

@@ -152,6 +152,7 @@ impl Text for Status {
     const NAME: &'static str = "status";
     const EXPECTED: &'static str = "a status code such as 204, or a range such as 200-299";
     const PATTERN: &'static str = "^[1-5][0-9]{2}(-[1-5][0-9]{2})?$";
+    const NUMBERS: Option<(u64, u64)> = Some((100, 599));
 
     fn parse(text: &str) -> Result<StatusRange, String> {
         let code = |text: &str| -> Result<u16, String> {

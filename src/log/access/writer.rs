@@ -2,19 +2,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{OFlags, fcntl_setfl};
-use rustix::io::Errno;
 use tracing::{error, info, warn};
 
 use super::{Destination, Message, Record, Signs, json, text};
 use crate::config::model::LogFormat;
+use crate::net::file::{self, Wanted};
 use crate::state::counters::ProcessCounters;
 
 /// How long records gather before they are written together. While the thread sleeps nobody has to
@@ -38,8 +35,10 @@ impl Sink {
         match &destination {
             Destination::Stdout => Ok(Self::Stdout),
             Destination::File(path) => {
-                let file = open_file(path)?;
-                Ok(Self::File(destination, file))
+                let mut options = OpenOptions::new();
+                options.append(true).create(true);
+                let file = file::open(path, &mut options, Wanted::Sink);
+                file.map(|file| Self::File(destination, file))
             }
         }
     }
@@ -63,20 +62,6 @@ impl Sink {
             Err(error) => error!(%error, "cannot open the access log anew; the old file is kept"),
         }
     }
-}
-
-/// Opens a file to append to. A pipe that nobody reads would be waited for by the thread that opens
-/// it, which at a reload is the one that checks backends: that is an error instead (fifo(7)).
-fn open_file(path: &Path) -> io::Result<File> {
-    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
-    let opened = OpenOptions::new().append(true).create(true).custom_flags(flags).open(path);
-    let file = opened.map_err(|error| match Errno::from_io_error(&error) {
-        Some(Errno::NXIO) => io::Error::other("nobody reads this pipe: start its reader first"),
-        _ => error,
-    })?;
-    // The log's own thread may wait for the reader as long as it likes.
-    fcntl_setfl(&file, OFlags::APPEND)?;
-    Ok(file)
 }
 
 pub(super) struct Writer {
