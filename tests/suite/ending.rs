@@ -14,7 +14,7 @@ use crate::support::{
 
 /// Whether a new client is told at once that nobody listens: one that hangs cannot go elsewhere.
 fn refuses(proxy: &Proxy) -> bool {
-    let refused = std::io::ErrorKind::ConnectionRefused;
+    let refused = ErrorKind::ConnectionRefused;
     let client = std::net::TcpStream::connect(proxy.address());
     client.is_err_and(|error| error.kind() == refused)
 }
