@@ -12,6 +12,7 @@ import urllib.request
 
 from bars import MANY, disturbed, verdict
 from machine import write
+from place import MAX_NOISE
 
 STREAMS, BLOCK, PAUSE = 200, 4096, 0.1
 SHORT_RATE, RELOADS, SECS = 2000, 20, 60
@@ -125,14 +126,19 @@ def reload_many(place):
     if not took or busy["errors"] or quiet["errors"]:
         raise RuntimeError(f"{len(took)} reloads, {busy['errors']} and {quiet['errors']} errors")
     times = sorted(took)
+    noise = max(quiet["noise"], busy["noise"])
+    what = "and a ping-pong connection's p99 within 20 % of what it is without"
+    figure = (f"p99 {quiet['p99_us']:.0f} us without, {busy['p99_us']:.0f} us with a reload every "
+              f"{times[len(times) // 2] * 1e3 + 200:.0f} ms; slowest {quiet['max_us'] / 1e3:.1f} and "
+              f"{busy['max_us'] / 1e3:.1f} ms")
+    # Waits that others cause would hide those that a reload causes.
+    is_judged = noise <= MAX_NOISE or place.options.quick
+    latency = verdict(what, busy["p99_us"] <= 1.2 * quiet["p99_us"], figure)
     return [
         verdict(f"{MANY} backends: a reload that changes all < 1 s", times[-1] < 1,
-                f"{len(took)} reloads, median {times[len(times) // 2] * 1e3:.0f} ms, slowest {times[-1] * 1e3:.0f} ms"),
-        verdict("and a ping-pong connection's p99 within 20 % of what it is without",
-                busy["p99_us"] <= 1.2 * quiet["p99_us"],
-                f"p99 {quiet['p99_us']:.0f} us without, {busy['p99_us']:.0f} us with a reload every "
-                f"{times[len(times) // 2] * 1e3 + 200:.0f} ms; slowest {quiet['max_us'] / 1e3:.1f} and "
-                f"{busy['max_us'] / 1e3:.1f} ms{disturbed(busy)}"),
+                f"{len(took)} reloads, median {times[len(times) // 2] * 1e3:.0f} ms, slowest {times[-1] * 1e3:.0f} ms"
+                f"{disturbed(busy)}"),
+        latency if is_judged else [what, "skipped", f"{figure}: not judged, others took {noise * 100:.0f} % of the machine"],
     ]
 
 

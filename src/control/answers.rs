@@ -14,7 +14,7 @@ use super::names::LATE;
 use super::pool::Controlled;
 use crate::config::did_you_mean;
 use crate::failover::{Cause, Id, MoveError, Why};
-use crate::health::{Event, Evidence, Operator, Tick};
+use crate::health::{Event, Evidence, Operator, State, Tick};
 use crate::net::clock::ticks;
 use crate::state::{Ending, Notice, Open, Which};
 
@@ -157,8 +157,10 @@ impl Controller {
                  (strategy: hot_standby)"
             )));
         }
+        let unusable = to.and_then(|id| pool.keeper.node(id)).map_or_else(String::new, unusable);
         pool.keeper.move_to(to, at).map_err(|error| match error {
             MoveError::Unknown => Error::Unknown(error.to_string()),
+            MoveError::NotUsable => Error::NotNow(format!("pool {name:?}: {unusable}")),
             error => Error::NotNow(format!("pool {name:?}: {error}")),
         })?;
         pool.is_dirty = true;
@@ -177,6 +179,21 @@ impl Controller {
             backends: nodes.iter().map(|node| backend_status(pool, node, at)).collect(),
         }
     }
+}
+
+/// Why a backend cannot have the active role, and what would change that.
+fn unusable(node: &Node) -> String {
+    let (state, reason) = (node.health.state(), node.health.reason());
+    let hint = match state {
+        State::Draining | State::Disabled => "; enable it first",
+        _ if node.weight.value() == 0 => "; its weight is 0",
+        _ => "",
+    };
+    format!(
+        "{:?} is {} ({reason}) and cannot have the active role{hint}",
+        node.name,
+        state.as_str()
+    )
 }
 
 pub(super) fn backend_status(pool: &Controlled, node: &Node, at: Tick) -> BackendStatus {

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use tracing::{info, warn};
 
@@ -15,6 +15,10 @@ use crate::health::{Saved, Tick};
 
 /// Largest state file that is read, in bytes.
 const MAX_BYTES: u64 = 256 << 20;
+
+/// The number of the last order to write that was followed.
+#[expect(clippy::disallowed_types, reason = "not on the data path; held for a write only")]
+type Last = std::sync::Mutex<u64>;
 
 /// A state file.
 #[derive(Debug)]
@@ -26,8 +30,7 @@ pub(super) struct StateFile {
     has_failed: Arc<AtomicBool>,
     /// The number of the last order to write.
     serial: u64,
-    /// The newest one that was followed.
-    last: Arc<Mutex<u64>>,
+    last: Arc<Last>,
 }
 
 impl StateFile {
@@ -103,13 +106,13 @@ impl StateFile {
     pub(super) fn write_now(&mut self, saved: &Saved) {
         let serial = self.next_serial();
         in_turn(serial, &self.last, || {
-            note(&self.path, write(&self.path, saved), &self.has_failed)
+            note(&self.path, write(&self.path, saved), &self.has_failed);
         });
     }
 }
 
 /// One at a time, and nothing older after what is newer: a thread may begin late.
-fn in_turn(serial: u64, last: &Mutex<u64>, work: impl FnOnce()) {
+fn in_turn(serial: u64, last: &Last, work: impl FnOnce()) {
     let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
     if *last < serial {
         *last = serial;

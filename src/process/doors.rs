@@ -129,9 +129,10 @@ impl Doors {
         self.open.iter().for_each(|opened| opened.announce(process_limit));
     }
 
-    /// Removes the files of unix sockets: nobody accepts there any more.
-    pub(super) fn remove_paths(&mut self) {
-        self.open.iter_mut().for_each(|opened| opened.path = None);
+    /// Lets go of all sockets, and removes the files of those that have one: the threads have been told to
+    /// close them too, and who connects then is refused.
+    pub(super) fn let_go(&mut self) {
+        self.open.clear();
     }
 
     fn bind(&mut self, listener: &Arc<Listener>, address: &Address) -> Result<Opened, BindError> {

@@ -342,7 +342,7 @@ impl Server {
 
     async fn end_connections(&mut self, grace: Option<Duration>) {
         self.shared.fleet.tell_all(|| Order::Drain);
-        self.doors.lock().remove_paths();
+        self.doors.lock().let_go();
         if let Some(grace) = grace {
             if tokio::time::timeout(grace, self.ended()).await.is_ok() {
                 return;

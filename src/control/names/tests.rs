@@ -11,6 +11,7 @@ use super::super::reload::{Host, HostError, Source};
 use super::*;
 use crate::balance::Registry;
 use crate::config::model::Config;
+use crate::health::Saved;
 use crate::metrics::Tally;
 use crate::net::clock::Clock;
 use crate::net::dial::EphemeralPorts;
@@ -43,6 +44,11 @@ fn config(backends: &str, keys: &str) -> Config {
 
 /// A controller of it, with the other end of its requests.
 fn controller(config: Config) -> (Controller, Handle) {
+    controller_after(None, config)
+}
+
+/// The same, with what was saved by another.
+fn controller_after(saved: Option<Saved>, config: Config) -> (Controller, Handle) {
     let snapshot = Arc::new(Snapshot::new(&config, None).unwrap());
     let config = Arc::new(ArcSwap::from_pointee(config));
     let events = Events::default();
@@ -55,7 +61,7 @@ fn controller(config: Config) -> (Controller, Handle) {
         threads: Threads::new(0).0,
         reports: Reporter::new().1,
         counters: Arc::default(),
-        saved: None,
+        saved,
         counted: Tally::default(),
     };
     (Controller::new(setup, (config, snapshot), (events, requests)).unwrap(), handle)
@@ -142,6 +148,44 @@ fn a_name_that_was_written_anew_leaves_the_old_addresses_until_it_is_answered() 
         assert_eq!((controller.nodes().len(), lost(&controller)), (2, 0));
         controller.find(3, &at(&[2]));
         assert_eq!((controller.nodes().len(), lost(&controller)), (3, 1));
+    });
+}
+
+#[test]
+fn what_was_saved_of_a_name_is_there_at_once_with_the_words_of_operators() {
+    within(|| {
+        let config = || config("{address: 'a.test:1', name: a}, 'a-b.test:1'", "");
+        let (mut before, _handle) = controller(config());
+        before.find(1, &at(&[2]));
+        before.find(1, &at(&[1, 2]));
+        before.find(2, &at(&[7]));
+        before.pools[0].keeper.nodes[1].weight.overrule(5);
+        let known = |controller: &Controller| -> Vec<_> {
+            let nodes = controller.pools[0].keeper.nodes.iter();
+            nodes.map(|n| (n.name.to_string(), n.address.to_string(), n.weight.value())).collect()
+        };
+        let text = before.saved().to_text().unwrap();
+        let saved = Saved::read(&text, 0).unwrap();
+        let (mut after, _handle) = controller_after(Some(saved), config());
+        assert_eq!(known(&after), known(&before));
+        assert_eq!(known(&after)[1].0, "a", "found first, alone");
+        after.find(1, &at(&[1, 2]));
+        assert_eq!(known(&after), known(&before), "the first answer says nothing new");
+    });
+}
+
+#[test]
+fn what_was_saved_of_another_name_is_not_believed() {
+    within(|| {
+        let (mut before, _handle) = controller(config("{address: 'a.test:1', name: a}", ""));
+        before.find(1, &at(&[1]));
+        let saved = before.saved();
+        for other in ["b.test:1", "a.test:2", "10.0.0.9:1"] {
+            let config = config(&format!("{{address: '{other}', name: a}}"), "");
+            let (after, _handle) = controller_after(Some(saved.clone()), config);
+            let nodes = after.nodes();
+            assert!(nodes.iter().all(|(address, _)| *address == other), "{nodes:?}");
+        }
     });
 }
 

@@ -212,7 +212,7 @@ fn silence_is_a_failure_after_the_timeout_and_not_before() {
 #[test]
 fn an_answer_after_the_timeout_counts_for_nothing() {
     let node = Node::named("a");
-    let late = crate::support::TestBackend::scripted(|peer| {
+    let late = TestBackend::scripted(|peer| {
         let _ = peer.try_read(&mut [0; 8]);
         pause(ms(150));
         let _ = peer.try_send("fine");

@@ -77,7 +77,7 @@ fn connections_live_on_through_every_change_of_membership() {
                 node.address(),
                 1 + (round + n) % 4
             );
-            if (round + n) % 3 != 0 {
+            if !(round + n).is_multiple_of(3) {
                 pools[usize::from((round + n) % 5 == 1)].push(entry);
             }
         }

@@ -121,8 +121,10 @@ fn a_listener_that_is_added_or_removed_by_an_upgrade_comes_and_goes_without_a_lo
     };
     let address = |port: u16| format!("127.0.0.1:{port}");
     let mut proxy = Setup::yaml(text(&ports[..2])).listening(2).start();
-    let goes = [Peer::connect(&address(ports[0])), Peer::connect(&address(ports[0]))];
-    goes[0].expect("one");
+    let first = Peer::connect(&address(ports[0]));
+    first.expect("one");
+    // Waits in the kernel, because the limit is reached.
+    let goes = [first, Peer::connect(&address(ports[0]))];
     let stays = Peer::connect(&address(ports[1]));
     stays.expect("one");
     let new = Setup::yaml(text(&ports[1..])).file();
