@@ -119,11 +119,12 @@ impl<'a> Run<'a> {
     /// one.
     fn stay_or_fail_back(&mut self, holder: Id) {
         if let Role::Preparing(to) = self.next.role {
-            if !self.view.policy.has_hooks {
-                self.actions.push(Action::Abandon { serial: self.next.serial });
-                self.enter(to);
+            if self.view.policy.has_hooks {
+                return;
             }
-            return;
+            // Nothing is waited for any more; and what is due otherwise is due now.
+            self.actions.push(Action::Abandon { serial: self.next.serial });
+            self.enter(to);
         }
         if self.next.is_pinned || self.view.policy.failback == Failback::Manual {
             return;

@@ -334,6 +334,16 @@ fn a_reload_that_takes_the_actions_away_ends_the_waiting() {
 }
 
 #[test]
+fn a_reload_that_takes_the_actions_away_lets_a_failback_happen_at_once() {
+    let members = standbys(&[Healthy(0), Healthy(0)]);
+    let (mut bench, _) = Bench::starting(members, HOOKS, preparing(1));
+    bench.policy = Policy { failback_delay: 0, ..AUTO };
+    let words = bench.send(Event::Changed(Why::new(Cause::Operator, "reload")));
+    let takes_over = ["abandon #1", "switch 0 to 1 probe"];
+    assert_eq!(words, [&takes_over[..], &["vacate 1 failback", "switch 1 to 0 failback"]].concat());
+}
+
+#[test]
 fn one_that_was_away_since_its_actions_failed_is_tried_at_once() {
     let mut bench = Bench::new(&[Healthy(0); 2], HOOKS);
     bench.set(0, Down);
