@@ -1,6 +1,6 @@
 //! How many connections one source may have, and how many it may open in a second.
 //!
-//! One of two locks of the data path, beside the [queue](super::queue)'s: a table of sources in shards,
+//! One of two locks of the data path, beside the queue's: a table of sources in shards,
 //! each under a mutex that is held for a look-up and never over an `.await`. Entered only where a
 //! listener has such a limit.
 //!
