@@ -67,7 +67,7 @@ fn settings(addresses: &[String], dashboard: &str) -> String {
     format!(
         "admin: {{bind: \"{dashboard}\"}}\n\
          listeners: {{main: {{bind: \"{LISTEN}\", pool: main}}}}\n\
-         pools: {{main: {{health_check: {{probe: {{http: {{path: /}}}}}}, backends: [{}]}}}}\n",
+         pools: {{main: {{backends: [{}]}}}}\n",
         backends.join(", ")
     )
 }
