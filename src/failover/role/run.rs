@@ -92,9 +92,8 @@ impl<'a> Run<'a> {
 
     /// While a failback is prepared: remembers why the one it comes from could not go on.
     fn note_lost(&mut self, why: &Why) {
-        let is_failback = self.next.pending.as_ref().is_some_and(|w| w.cause == Cause::Failback);
         let is_lost = self.next.last.is_none_or(|id| !self.may_have(id));
-        if is_failback && is_lost && self.next.lost.is_none() {
+        if self.is_failback() && is_lost && self.next.lost.is_none() {
             self.next.lost = Some(why.clone());
         }
     }
@@ -155,11 +154,19 @@ impl<'a> Run<'a> {
             }
             Role::Preparing(_) => {
                 self.actions.push(Action::Abandon { serial: self.next.serial });
+                // A failback is over with whom it was to.
+                if self.is_failback() {
+                    self.next.pending = self.next.lost.take();
+                }
             }
             Role::Vacant => {}
         }
         self.next.role = Role::Vacant;
         self.next.is_pinned = false;
+    }
+
+    fn is_failback(&self) -> bool {
+        self.next.pending.as_ref().is_some_and(|why| why.cause == Cause::Failback)
     }
 
     /// Gives the vacant role to `to`, after the actions that come before traffic. Whoever had it
