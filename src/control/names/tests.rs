@@ -165,7 +165,7 @@ fn what_was_saved_of_a_name_is_there_at_once_with_the_words_of_operators() {
             nodes.map(|n| (n.name.to_string(), n.address.to_string(), n.weight.value())).collect()
         };
         let text = before.saved().to_text().unwrap();
-        let saved = Saved::read(&text, 0).unwrap();
+        let saved = Saved::read(&text, before.saved().saved_at).unwrap();
         let (mut after, _handle) = controller_after(Some(saved), config());
         assert_eq!(known(&after), known(&before));
         assert_eq!(known(&after)[1].0, "a", "found first, alone");
