@@ -35,7 +35,7 @@ pub(super) fn leaf(value: &str, shape: &Shape) -> Result<Value, String> {
 pub(super) fn boolean(text: &str) -> Option<bool> {
     let is_it =
         |word: &&str| word.eq_ignore_ascii_case(text) && cases(word).iter().any(|c| c == text);
-    let is_one = |words: &[&str]| words.iter().any(|word| is_it(word));
+    let is_one = |words: &[&str]| words.iter().any(is_it);
     if is_one(TRUE) {
         return Some(true);
     }
