@@ -4,6 +4,7 @@
 //! backend like any other. One that the name has lost gets no new connections, and goes when its last
 //! one has ended; if the name has it again before that, it is as it was.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -191,10 +192,12 @@ impl Controller {
         let before = std::mem::replace(&mut named.found, found);
         let is_news = |found: &&Found| !before.iter().any(|b| b.address == found.address);
         let words = |found: &Found| found.address.to_string().into();
-        let added: Vec<Arc<str>> = named.found.iter().filter(is_news).map(words).collect();
+        let news: Vec<Found> = named.found.iter().filter(is_news).copied().collect();
+        let added: Vec<Arc<str>> = news.iter().map(words).collect();
         let is_gone = |b: &&Found| !named.found.iter().any(|found| found.address == b.address);
         let removed: Vec<Arc<str>> = before.iter().filter(is_gone).map(words).collect();
         let evidence = format!("{} resolves to {} addresses", named.written, named.found.len());
+        self.tell_loops(&name, &news);
         self.place_anew(index);
         if !added.is_empty() || !removed.is_empty() {
             self.tell(News {
@@ -205,6 +208,25 @@ impl Controller {
                 evidence: evidence.into(),
                 more: More::Resolved { added, removed },
             });
+        }
+    }
+
+    /// Warns of addresses at which a listener would forward to itself. What a name stands for is not
+    /// known when a configuration is checked, and may change at any time.
+    fn tell_loops(&self, pool: &str, news: &[Found]) {
+        let config = self.config.load();
+        for (listener, bound) in self.host.addresses() {
+            let leads = |listener: &model::Listener| listener.routes.iter().any(|r| r.pool == pool);
+            if !config.listeners.get(&listener).is_some_and(leads) {
+                continue;
+            }
+            for found in news.iter().filter(|found| reaches(found.address, &bound)) {
+                let address = &found.address;
+                warn!(
+                    %pool, %listener, %address,
+                    "a name resolves to a listener that leads to it: connections go round"
+                );
+            }
         }
     }
 
@@ -273,6 +295,15 @@ fn tell_failure(pool: &str, named: &Named, error: &LookupError) {
     } else {
         warn!(%pool, %backend, %name, %error, known, "a name cannot be looked up: what is known stays");
     }
+}
+
+/// Whether who connects to `to` comes to what is bound at `bound`, as far as the two tell: other
+/// addresses of this host are not known.
+fn reaches(to: SocketAddr, bound: &Address) -> bool {
+    let Address::Tcp(at) = bound else { return false };
+    let (ip, own) = (to.ip().to_canonical(), at.ip());
+    let is_every = own.is_unspecified() && own.is_ipv4() == ip.is_ipv4();
+    to.port() == at.port() && (ip == own || (is_every && ip.is_loopback()))
 }
 
 fn query(target: &Target) -> Option<Query> {
