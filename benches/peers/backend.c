@@ -1,5 +1,6 @@
-// backend --listen IP:PORT[,IP:PORT...] [--id N]: answers the protocol of load.h until SIGTERM.
-// Prints READY once it listens.
+// backend --listen IP:PORT[,IP:PORT...] [--id N] [--accepts FILE]: answers the protocol of load.h until SIGTERM.
+// Prints READY once it listens. FILE gets a line for each accepted connection, in order: the time (s since the epoch, as
+// logs have it) and the number of the address.
 #include "load.h"
 #include <sys/mman.h>
 #include <sys/sendfile.h>
@@ -17,6 +18,7 @@ struct connection {
 };
 
 static int memfd;
+static FILE *accepts;
 static unsigned char reply[MESSAGE];
 
 static void make_memfd(void) {
@@ -79,10 +81,17 @@ static void serve(struct connection *c) {
     if (state < 0) finish(c);
 }
 
-static void accept_some(int listener) {
+static void note_accept(int number) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    fprintf(accepts, "%ld.%09ld %d\n", (long)t.tv_sec, t.tv_nsec, number);
+}
+
+static void accept_some(int listener, int number) {
     for (int i = 0; i < 64; i++) {
         int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) return;
+        if (accepts) note_accept(number);
         struct connection *c = calloc(1, sizeof *c);
         if (!c) die("calloc");
         c->fd = fd;
@@ -105,6 +114,8 @@ int main(int argc, char **argv) {
     make_memfd();
     reply[0] = 'R';
     reply[1] = (unsigned char)atoi(option(argc, argv, "id", "0"));
+    const char *log = option(argc, argv, "accepts", "");
+    if (*log && !(accepts = fopen(log, "w"))) die(log);
     char *list = strdup(option(argc, argv, "listen", "")), *rest = NULL;
     for (char *one = strtok_r(list, ",", &rest); one && count < MAX_LISTENERS; one = strtok_r(NULL, ",", &rest)) {
         listeners[count] = listen_on(one);
@@ -118,7 +129,7 @@ int main(int argc, char **argv) {
         int n = ep_wait(events, SECOND);
         for (int i = 0; i < n; i++) {
             u64 what = events[i].data.u64;
-            if (what < MAX_LISTENERS) accept_some(listeners[what]);
+            if (what < MAX_LISTENERS) accept_some(listeners[what], (int)what);
             else serve((struct connection *)(uintptr_t)what);
         }
     }

@@ -2,14 +2,18 @@
 
 Those of `BESIDE` are also measured with the peers that can do it, as figures without a verdict.
 """
+import datetime
+import itertools
 import re
 import signal
 import socket
+import statistics
 import time
 
 import machine
 from bars import RATE, disturbed, drop, in_flight, steady, verdict
 from machine import Skip, read
+from place import end
 from proxies import find
 
 TIMEOUT_MS = 1000  # the default of `connect.timeout`
@@ -87,39 +91,71 @@ def frozen(place):
 
 
 def takeovers(place):
-    """The role moves back and forth while clients come."""
-    checked = socket.socket()
-    checked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    checked.bind(("127.0.0.1", 0))
-    port = checked.getsockname()[1]
-    checked.listen(512)
+    """The role moves back and forth while clients come. One process serves both backends, so that what it accepts at
+    which of them has one order."""
+    checked, always = Door(), Door()
     place.pool_keys = (f"failover: {{ failback: auto }}\n    health_check: {{ interval: 40ms, fast_interval: 20ms, "
                        f"timeout: 40ms, rise: 1, fall: 1 }}")
-    place.backend_keys = [f"health_port: {port}", ""]
-    standby(place)
+    place.backend_keys = [f"health_port: {checked.port}", f"health_port: {always.port}"]
+    place.strategy = "hot_standby"
     moves = 10 if place.options.quick else MOVES
+    logged = one_process(place, 2)
 
     def fault():
-        nonlocal checked
         at = time.monotonic()
         for number in range(moves):
-            if number % 2 == 0:
-                checked.close()
-            else:
-                checked = socket.socket()
-                checked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                checked.bind(("127.0.0.1", port))
-                checked.listen(512)
+            checked.close() if number % 2 == 0 else checked.open()
             time.sleep(0.16)
         return at
 
     result, _ = steady(place, fault)
-    made = len(reports(place))
-    slowest = max(report["first"] for report in reports(place))
+    made, slowest = len(reports(place)), max(report["first"] for report in reports(place))
+    accepted = logged()
+    changes = [(b[0] - a[0]) * 1e3 for a, b in itertools.pairwise(accepted) if a[1] != b[1]]
     return [verdict(f"{moves} takeovers in a row under {RATE} connections a second: 0 failed",
-                    not result["errors"] and made >= moves,
+                    not result["errors"] and made == moves,
                     f"{result['errors']} failed of {result['ok'] + result['errors']}, {made} takeovers reported, the "
                     f"slowest first connection after {slowest} ms, slowest request {result['max_us'] / 1e3:.1f} ms"
+                    f"{disturbed(result)}"),
+            verdict("by the backends' accept logs never two actives", len(changes) == made,
+                    f"in {len(accepted)} accepted connections the backend changed {len(changes)} times; from the last one of "
+                    f"the old to the first of the new {statistics.median(changes):.1f} ms in the middle, "
+                    f"{max(changes):.1f} ms at most (a connection every {1e3 / RATE:.0f} ms)")]
+
+
+def in_force(place):
+    """A backend of four is evicted and reinstated again and again: when the last connection comes after that."""
+    checked, always = Door(), Door()
+    place.threads, place.log_level = 4, "info"
+    place.pool_keys = "health_check: { interval: 40ms, fast_interval: 20ms, timeout: 40ms, rise: 1, fall: 1 }"
+    place.backend_keys = [f"health_port: {checked.port}"] + [f"health_port: {always.port}"] * 3
+    rounds = 5 if place.options.quick else 40
+    logged = one_process(place, 4)
+
+    def fault():
+        at = time.monotonic()
+        for _ in range(rounds):
+            checked.close()
+            time.sleep(0.1)
+            checked.open()
+            time.sleep(0.1)
+        return at
+
+    result, _ = steady(place, fault, rate=2000)
+    text = log_of(place)
+    times = [(when(line), " evicted" in line) for line in text.splitlines() if " evicted" in line or " reinstated" in line]
+    at_first = [at for at, number in logged() if number == 0]
+    late = []
+    for (at, is_evicted), (until, _) in itertools.pairwise(times):
+        if is_evicted:
+            # The log has milliseconds, cut off.
+            late.append(max([0] + [(a - at) * 1e3 for a in at_first if at < a < until - 0.001]))
+    if len(late) < rounds - 1:
+        raise RuntimeError(f"only {len(late)} evictions: {text[-400:]}")
+    return [verdict(f"a decision is in force within 10 ms on every one of {place.threads} threads, under 2000 connections a second",
+                    max(late) <= 10 and not result["errors"],
+                    f"after {len(late)} evictions the last connection came {statistics.median(late):.1f} ms later in the "
+                    f"middle, {max(late):.1f} ms at most; {result['errors']} failed of {result['ok'] + result['errors']}"
                     f"{disturbed(result)}")]
 
 
@@ -149,7 +185,7 @@ def checks(place):
 
 
 FAILOVER = {"active-kill": active_kill, "active-hole": active_hole, "frozen": frozen, "takeovers": takeovers,
-            "checks": checks}
+            "in-force": in_force, "checks": checks}
 BESIDE = ("active-kill", "active-hole", "frozen", "checks")
 
 
@@ -162,6 +198,47 @@ def standby(place):
     place.start_proxy()
 
 
+class Door:
+    """A port that checks are made at: open or closed. Nobody accepts; the kernel's answer is enough."""
+
+    def __init__(self):
+        self.port, self.socket = 0, None
+        self.open()
+
+    def open(self):
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(("127.0.0.1", self.port))
+        self.port = self.socket.getsockname()[1]
+        self.socket.listen(4096)
+
+    def close(self):
+        self.socket.close()
+
+
+def one_process(place, count):
+    """`count` backends in one process, the proxy before them; a function that gives what was accepted, in order, as
+    (time, number of the backend), and ends the backends."""
+    path = f"{place.folder}/accepts"
+    place.addresses = [f"127.0.0.1:{place.port(9001 + i)}" for i in range(count)]
+    place.start_backend(place.addresses, accepts=path)
+    place.start_proxy()
+
+    def logged():
+        end(place.backends[0])
+        return [(float(at), int(number)) for at, number in map(str.split, read(path).splitlines())]
+    return logged
+
+
+def log_of(place):
+    return re.sub(r"\x1b\[[0-9;]*m", "", read(f"{place.folder}/proxy.log"))
+
+
+def when(line):
+    """The time of a line of the log, in seconds since the epoch."""
+    return datetime.datetime.fromisoformat(line.split()[0]).timestamp()
+
+
 def active_opens():
     """TCP connects so far in this network namespace."""
     names, values = [line.split() for line in read("/proc/net/snmp").splitlines() if line.startswith("Tcp:")]
@@ -170,7 +247,7 @@ def active_opens():
 
 def reports(place):
     """The takeover reports in the log."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", read(f"{place.folder}/proxy.log"))
+    text = log_of(place)
     pattern = r"(detected in \d+ ms, first connection after (\d+) ms, \d+ retried, \d+ cut, \d+ lost)"
     found = [{"text": whole, "first": int(ms)} for whole, ms in re.findall(pattern, text)]
     if not found:

@@ -50,6 +50,8 @@ class Place:
         self.addresses, self.backends, self.process = [], [], None
         # Besides round robin over the addresses: a standby, more keys of tidegate's pool and backends, checks of the peers'.
         self.strategy, self.pool_keys, self.backend_keys, self.checked = "round_robin", "", [], False
+        # Of tidegate alone: more keys of `log`, sections at the top.
+        self.log_keys, self.head = "", ""
 
     def __enter__(self):
         return self
@@ -70,10 +72,10 @@ class Place:
 
     # -------------------------------------------------------------- starting
 
-    def start_backend(self, addresses, number=0):
-        """One process that serves all of `addresses`."""
+    def start_backend(self, addresses, number=0, accepts=None):
+        """One process that serves all of `addresses`; it writes down what it accepts in the file `accepts`, in order."""
         process = subprocess.Popen(
-            [self.options.backend, "--listen", ",".join(addresses), "--id", str(number)],
+            [self.options.backend, "--listen", ",".join(addresses), "--id", str(number), "--accepts", accepts or ""],
             stdout=subprocess.PIPE, text=True, preexec_fn=machine.before_exec(self.load_cores))
         self.backends.append(process)
         if process.stdout.readline().strip() != "READY":

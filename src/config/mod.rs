@@ -32,6 +32,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 
 pub use diff::{Changes, Names};
+pub(crate) use nearest::hint as did_you_mean;
 pub use places::{Loaded, Places, Step};
 pub use problem::{Problem, render};
 pub use read::{MAX_BYTES, MAX_DEPTH, MAX_NODES};

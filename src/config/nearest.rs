@@ -141,7 +141,7 @@ pub(super) fn nearest<'c>(
 }
 
 /// `did you mean "…"?` for the nearest candidate; else the candidates, as far as they are few.
-pub(super) fn hint<'c>(name: &str, candidates: impl Iterator<Item = &'c str> + Clone) -> String {
+pub(crate) fn hint<'c>(name: &str, candidates: impl Iterator<Item = &'c str> + Clone) -> String {
     match nearest(name, candidates.clone()) {
         Some(meant) => format!("did you mean \"{meant}\"?"),
         None => format!("expected {}", one_of(candidates)),

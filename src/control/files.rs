@@ -30,7 +30,7 @@ pub(super) fn problems(loaded: &Loaded) -> Vec<Problem> {
         look(&[Key("state_file")], written(path, Wanted::File));
     }
     if let Some(AccessLog::File(path)) = &config.log.access {
-        look(&[Key("log"), Key("access")], written(path, Wanted::FileOrDevice));
+        look(&[Key("log"), Key("access")], written(path, Wanted::Sink));
     }
     if let Some(Address::Unix(path)) = config.admin.as_ref().map(|admin| &admin.bind) {
         look(&[Key("admin"), Key("bind")], bound(path));

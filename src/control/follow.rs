@@ -11,14 +11,14 @@ use super::event::{Kind, More, News, TakeoverMore};
 use super::keeper::Told;
 use super::pool::{Controlled, Vacated, is_before_traffic};
 use super::recovery::{self, Occasion, What};
-use super::repair::Whose;
+use super::repair::{Proof, Whose};
 use super::takeover::Takeover;
 use super::timers::Timer;
 use crate::config::model::Action as ActionConfig;
 use crate::failover::{
     Action, Assembly, Edge, Event as RoleEvent, Id, Standby, Switch, Takeover as Which, Why,
 };
-use crate::health::{Cause, Change, Checking, State, Tick, Turn};
+use crate::health::{Cause, Change, State, Tick, Turn};
 use crate::net::clock::ticks;
 use crate::state::{Ending, Notice, Wait};
 
@@ -83,19 +83,28 @@ impl Controller {
         }
         let is_evicted = change.turn == Some(Turn::Evicted)
             && matches!(change.cause, Cause::Probe | Cause::Outlier);
-        if is_evicted && closes_evicted {
-            self.end(id, Ending::Evicted);
-        }
         if change.to == State::Disabled {
-            self.end(id, Ending::Killed);
+            self.pools[index].to_end.push((id, Ending::Killed));
+        } else if is_evicted && closes_evicted {
+            self.pools[index].to_end.push((id, Ending::Evicted));
         }
         if let Some(turn) = change.action() {
             self.act_on_turn(index, id, turn, (change.cause.as_str(), &evidence));
         }
     }
 
-    /// Ends the open connections of a backend, without waiting for it.
+    /// Ends the connections of those backends that keep none, without waiting for it. Only once the
+    /// rotation without them is in force: then none comes after it.
+    pub(super) fn end_unkept(&mut self, index: usize) {
+        for (backend, reason) in std::mem::take(&mut self.pools[index].to_end) {
+            self.end(backend, reason);
+        }
+    }
+
+    /// Ends the connections of a backend, without waiting for it; those that are under way go on with
+    /// another one.
     pub(super) fn end(&self, backend: Id, reason: Ending) {
+        drop(self.threads.tell(&Notice::Fence { backend }));
         let which = crate::state::Which::Of(backend, 0);
         drop(self.threads.tell(&Notice::End { which, reason }));
     }
@@ -157,7 +166,7 @@ impl Controller {
         let id = youngest.map(|node| node.id).filter(|_| edge.runs_action);
         let evidence: Arc<str> = format!("the pool is {word}").into();
         let run = id.and_then(|id| self.act(index, (event, actions), id, ("pool", &evidence)));
-        self.pools[index].repairs.enter_edge(event, run);
+        self.pools[index].repairs.enter_edge(run);
     }
 
     /// Another priority is in use.
@@ -214,7 +223,7 @@ impl Controller {
         pool.demotions.insert(id, demotion);
     }
 
-    fn prepare(&mut self, index: usize, to: Id, serial: u64) {
+    pub(super) fn prepare(&mut self, index: usize, to: Id, serial: u64) {
         let pool = &mut self.pools[index];
         pool.hold(Some(Wait::Actions));
         pool.is_dirty = true;
@@ -225,7 +234,7 @@ impl Controller {
         let evidence: Arc<str> = "about to become active".into();
         let what = (recovery::Event::Takeover, actions);
         if let Some(run) = self.act(index, what, to, ("takeover", &evidence)) {
-            self.pools[index].repairs.enter_hook(serial, to, run);
+            self.pools[index].repairs.enter_hook(serial, run);
         }
     }
 
@@ -284,7 +293,7 @@ impl Controller {
     }
 
     /// Tells the report of the takeover that is being put together, as it is.
-    fn tell_report(&mut self, index: usize) {
+    pub(super) fn tell_report(&mut self, index: usize) {
         let at = self.now();
         let pool = &mut self.pools[index];
         let Some(takeover) = pool.takeover.take() else { return };
@@ -306,86 +315,65 @@ impl Controller {
 
     /// News of recovery actions.
     pub(super) fn repair_news(&mut self, news: recovery::News) {
-        let found = self
-            .pools
-            .iter()
-            .enumerate()
-            .find_map(|(index, pool)| pool.repairs.whose(news.run).map(|whose| (index, whose)));
-        // Nobody's: it was stopped meanwhile.
-        let Some((index, whose)) = found else { return };
-        match (news.what, whose) {
-            (What::Attempt(action, ended), _) => self.attempt_ended(index, whose, action, &ended),
-            (What::Action(action, ended), _) => self.action_ended(index, whose, action, &ended),
-            (What::Traffic(is_ok), Whose::Hook(serial, _)) => {
-                let at = self.now();
-                let pool = &mut self.pools[index];
-                pool.keeper.role_event(RoleEvent::Hooked { serial, is_ok }, at);
-                pool.is_dirty = true;
-            }
-            (What::Traffic(_) | What::Done, _) => {}
+        let recovery::News { run, occasion, what } = news;
+        match what {
+            What::Attempt(_, ended) => attempt_ended(&occasion, &ended),
+            What::Action(_, ended) => self.action_ended(run, &occasion, &ended),
+            What::Stopped(_, ended) => self.tell_action(&occasion, &ended),
+            What::Traffic(is_ok) => self.hooked(run, is_ok),
+            What::Done => {}
         }
     }
 
-    /// An attempt that will be repeated is told in the log, the last one with its action.
-    fn attempt_ended(&self, index: usize, whose: Whose, action: usize, ended: &recovery::Ended) {
-        if ended.result != recovery::ActionResult::Success {
-            let (event, name) = self.action_of(index, whose, action);
-            warn!(pool = %self.pools[index].name(), event, action = %name, attempt = ended.attempt,
-                result = ended.result.as_str(), how = %ended.how, "attempt of a recovery action");
-        }
+    /// Whose run this is; nobody's if it was stopped meanwhile.
+    fn whose(&self, run: u64) -> Option<(usize, Whose)> {
+        let mut pools = self.pools.iter().enumerate();
+        pools.find_map(|(index, pool)| pool.repairs.whose(run).map(|whose| (index, whose)))
     }
 
-    fn action_ended(&mut self, index: usize, whose: Whose, action: usize, ended: &recovery::Ended) {
-        let (event, name) = self.action_of(index, whose, action);
+    /// The actions that traffic waits for have succeeded, or one has finally failed.
+    fn hooked(&mut self, run: u64, is_ok: bool) {
+        let Some((index, Whose::Hook(serial))) = self.whose(run) else { return };
+        let at = self.now();
+        let pool = &mut self.pools[index];
+        pool.keeper.role_event(RoleEvent::Hooked { serial, is_ok }, at);
+        pool.is_dirty = true;
+    }
+
+    fn action_ended(&mut self, run: u64, occasion: &Occasion, ended: &recovery::Ended) {
         let is_ok = ended.result == recovery::ActionResult::Success;
         let at = self.now();
-        let id = match whose {
-            Whose::Backend(id, _) | Whose::Hook(_, id) => Some(id),
-            Whose::Pool(_) => None,
-        };
-        let pool = &mut self.pools[index];
-        pool.pool.live.counters.act(event, ended.result.as_str());
-        let backend = id.and_then(|id| pool.name_of(id));
-        let news = News {
+        if let Some((index, Whose::Backend(id, recovery::Event::Evict))) = self.whose(run)
+            && is_ok
+        {
+            self.pools[index].repairs.done(id, at);
+        }
+        self.tell_action(occasion, ended);
+    }
+
+    /// Tells how an action ended, and counts it.
+    fn tell_action(&self, occasion: &Occasion, ended: &recovery::Ended) {
+        let (event, result) = (occasion.event.as_str(), ended.result.as_str());
+        if let Some(pool) = self.pools.iter().find(|pool| *pool.name() == occasion.pool) {
+            pool.pool.live.counters.act(event, result);
+        }
+        // What a pool does is nobody's in it.
+        let is_of_pool =
+            matches!(occasion.event, recovery::Event::PoolDown | recovery::Event::PoolUp);
+        self.tell(News {
             kind: Kind::Recovery,
-            pool: Some(Arc::clone(pool.name())),
-            backend,
+            pool: Some(Arc::clone(&occasion.pool)),
+            backend: (!is_of_pool).then(|| Arc::clone(&occasion.backend)),
             cause: event.into(),
             evidence: ended.how.as_str().into(),
             more: More::Recovery {
                 event,
-                action: name,
-                result: ended.result.as_str(),
+                action: Arc::clone(&ended.action),
+                result,
                 attempt: ended.attempt,
                 duration_ms: u64::try_from(ended.took.as_millis()).unwrap_or(u64::MAX),
             },
-        };
-        if let (Whose::Backend(id, recovery::Event::Evict), true) = (whose, is_ok) {
-            pool.repairs.done(id, at);
-        }
-        self.tell(news);
-    }
-
-    /// The event that an action follows, and what it is called.
-    fn action_of(&self, index: usize, whose: Whose, action: usize) -> (&'static str, Arc<str>) {
-        let pool = &self.pools[index];
-        let event = match whose {
-            Whose::Backend(_, event) | Whose::Pool(event) => event,
-            Whose::Hook(..) => recovery::Event::Takeover,
-        };
-        let recovery = &pool.config.recovery;
-        let actions = match event {
-            recovery::Event::Evict => &recovery.on_evict,
-            recovery::Event::Reinstate => &recovery.on_reinstate,
-            recovery::Event::PoolDown => &recovery.on_pool_down,
-            recovery::Event::PoolUp => &recovery.on_pool_up,
-            recovery::Event::Takeover => &recovery.on_takeover,
-        };
-        // The actions of a takeover are two runs: those before traffic, and the others.
-        let is_hook = matches!(whose, Whose::Hook(..));
-        let is_takeover = event == recovery::Event::Takeover;
-        let mut listed = actions.iter().filter(|a| !is_takeover || is_before_traffic(a) == is_hook);
-        (event.as_str(), listed.nth(action).map_or_else(|| "?".into(), action_name))
+        });
     }
 
     /// Whether a repair has worked.
@@ -414,10 +402,13 @@ impl Controller {
     }
 }
 
-/// What shows that a repair has not worked: as many failures as evict, over as many intervals.
-pub(super) fn proof(pool: &Controlled) -> (u32, Tick) {
-    let proof = |check: &Checking| (check.fall, u64::from(check.fall) * check.interval);
-    pool.keeper.settings.health.checks.as_ref().map_or((1, 0), proof)
+/// What shows that a repair has not worked in this pool.
+pub(super) fn proof(pool: &Controlled) -> Proof {
+    let checks = pool.keeper.settings.health.checks.as_ref();
+    checks.map_or(Proof { fall: 1, span: 0 }, |check| Proof {
+        fall: check.fall,
+        span: u64::from(check.fall) * check.interval,
+    })
 }
 
 fn planned_demotion(pool: &Controlled, open: u32) -> Tick {
@@ -429,9 +420,11 @@ fn planned_demotion(pool: &Controlled, open: u32) -> Tick {
     }
 }
 
-fn action_name(action: &ActionConfig) -> Arc<str> {
-    match action {
-        ActionConfig::Exec(exec) => exec.command.join(" ").into(),
-        ActionConfig::Webhook(hook) => hook.url.to_string().into(),
+/// An attempt that will be repeated is told in the log, the last one with its action.
+fn attempt_ended(occasion: &Occasion, ended: &recovery::Ended) {
+    if ended.result != recovery::ActionResult::Success {
+        warn!(pool = %occasion.pool, backend = %occasion.backend, event = occasion.event.as_str(),
+            action = %ended.action, attempt = ended.attempt, result = ended.result.as_str(),
+            how = %ended.how, "attempt of a recovery action");
     }
 }

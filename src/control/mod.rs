@@ -24,6 +24,7 @@ mod pool;
 pub mod recovery;
 pub mod reload;
 mod repair;
+mod resume;
 mod state_file;
 mod takeover;
 mod timers;

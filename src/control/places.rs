@@ -45,7 +45,7 @@ impl Controller {
         }
     }
 
-    /// The timing of checks may be another one: nobody waits longer than for a first check.
+    /// The timing of checks may be another one: nobody waits out an interval that is configured no more.
     pub(super) fn reschedule(&mut self) {
         let at = self.now();
         let places = self.places(|_| true);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::demotion::Demotion;
 use super::keeper::{Keeper, Node, Settings};
@@ -19,7 +19,7 @@ use crate::net::addr::Address;
 use crate::net::clock::ticks;
 use crate::net::dial::EphemeralPorts;
 use crate::probe::{Probe, Target};
-use crate::state::{Backend, Member, Pool, Rotation, Trial, Wait};
+use crate::state::{Backend, Ending, Member, Pool, Rotation, Trial, Wait};
 
 /// A pool.
 #[derive(Debug)]
@@ -41,7 +41,11 @@ pub(super) struct Controlled {
     pub(super) vacated: Option<Vacated>,
     /// By the backend that was demoted.
     pub(super) demotions: HashMap<Id, Demotion>,
+    /// Whose connections end once the next rotation is in force, and why.
+    pub(super) to_end: Vec<(Id, Ending)>,
     pub(super) repairs: Repairs,
+    /// Actions before traffic that are to begin anew: for whom, and the number that the role waits for.
+    pub(super) postponed: Option<(Id, u64)>,
     /// What is in force.
     published: Option<Plan>,
     /// When it was published, and how long that took.
@@ -50,8 +54,12 @@ pub(super) struct Controlled {
     pub(super) is_dirty: bool,
     /// The names among its backends.
     pub(super) names: Vec<Named>,
+    /// When it is next looked at the addresses that they have lost.
+    pub(super) purge_at: Option<Tick>,
     /// Trials that a check is to decide, or is deciding.
     pub(super) probed: HashMap<Id, u64>,
+    /// Backends that are there no more, for as long as they have connections.
+    gone: Vec<Weak<Backend>>,
 }
 
 /// The active role as somebody left it.
@@ -229,13 +237,36 @@ impl Controlled {
             takeover: None,
             vacated: None,
             demotions: HashMap::new(),
+            to_end: Vec::new(),
             repairs: Repairs::default(),
+            postponed: None,
             published: None,
             cost: (0, 0),
             is_dirty: true,
             names: Vec::new(),
+            purge_at: None,
             probed: HashMap::new(),
+            gone: Vec::new(),
         }
+    }
+
+    /// Lets go of what stands behind a node. Its connections go on: if it comes back before the last of
+    /// them has ended, they are its own again.
+    pub(super) fn let_go(&mut self, id: Id) {
+        self.gone.retain(|backend| backend.strong_count() > 0);
+        if let Some(backing) = self.backings.remove(&id) {
+            self.gone.push(Arc::downgrade(&backing.backend));
+        }
+    }
+
+    /// The backend of this name and address, if it is gone and still has connections.
+    pub(super) fn find_gone(&mut self, name: &str, address: &Address) -> Option<Arc<Backend>> {
+        let all = self.gone.iter().filter_map(Weak::upgrade);
+        let is_it = |b: &Arc<Backend>| *b.name == *name && b.address == *address;
+        // One without connections has nothing that is worth keeping, its failures in a row least of all.
+        let found = all.filter(|b| b.load.open() > 0).find(is_it)?;
+        self.gone.retain(|backend| !std::ptr::eq(backend.as_ptr(), Arc::as_ptr(&found)));
+        Some(found)
     }
 
     pub(super) fn options(&self) -> &Options {
@@ -258,6 +289,11 @@ impl Controlled {
 
     pub(super) fn closes_evicted(&self) -> bool {
         self.config.evicted_connections == EvictedConnections::Close
+    }
+
+    /// Descriptors that one check needs, or a connect in its place.
+    pub(super) fn cost_of_check(&self) -> u32 {
+        self.config.health_check.as_ref().map_or(1, |check| check.probe.descriptors())
     }
 
     /// Whether `id` is a candidate for the next connection.

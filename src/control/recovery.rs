@@ -1,7 +1,7 @@
 //! Recovery actions: programs and webhooks that follow a change of state.
 //!
 //! [`Recovery::start`] begins the actions of one transition and returns at once; a channel tells how
-//! each attempt and each run ended, and dropping the [`Run`] stops it. At most [`AT_ONCE`] attempts
+//! each attempt and each action ended, and dropping the [`Run`] stops it. At most [`AT_ONCE`] attempts
 //! of the process are under way; others wait for their turn, those that hold traffic first. What a
 //! program writes goes to the log. Results are for the controller to log and to count.
 //!
@@ -21,14 +21,17 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::info;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info};
 
 use crate::config::model::{Action, ExecAction, WebhookAction};
 use crate::net::addr::Address;
-use crate::net::clock::Clock;
+use crate::net::caught::caught;
+use crate::net::clock::{Clock, Tick};
 use crate::probe::text;
 
 use breaker::Breakers;
+pub use breaker::mark;
 use output::Output;
 pub use turns::AT_ONCE;
 use turns::Turns;
@@ -64,6 +67,13 @@ impl Event {
             Self::PoolUp => "pool_up",
         }
     }
+
+    /// The event that this is the word for.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        let all = [Self::Evict, Self::Reinstate, Self::Takeover, Self::PoolDown, Self::PoolUp];
+        all.into_iter().find(|event| event.as_str() == word)
+    }
 }
 
 /// What happened, as actions are told.
@@ -96,6 +106,8 @@ pub enum ActionResult {
     Timeout,
     /// Not run: `max_per_hour` runs within the last hour.
     Suppressed,
+    /// Stopped: what it was for has passed. No label of the metric.
+    Cancelled,
 }
 
 impl ActionResult {
@@ -107,20 +119,23 @@ impl ActionResult {
             Self::Failure => "failure",
             Self::Timeout => "timeout",
             Self::Suppressed => "suppressed",
+            Self::Cancelled => "cancelled",
         }
     }
 }
 
-/// The end of an attempt, or of a run.
+/// The end of an attempt, or of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
+    /// What was run: the command as it was run, with what placeholders stand for, or the address.
+    pub action: Arc<str>,
     /// Its result.
     pub result: ActionResult,
-    /// The number of the attempt, from 1; of a run, how many it took, 0 if it was suppressed.
+    /// The number of the attempt, from 1; of an action, how many were begun, 0 if it was never run.
     pub attempt: u32,
     /// How, in words.
     pub how: String,
-    /// How long it took; a run with the waiting between its attempts and for its turn.
+    /// How long it took; an action with the waiting between its attempts and for its turn.
     pub took: Duration,
 }
 
@@ -129,6 +144,8 @@ pub struct Ended {
 pub struct News {
     /// Which: see [`Run::id`].
     pub run: u64,
+    /// What it follows.
+    pub occasion: Rc<Occasion>,
     /// What.
     pub what: What,
 }
@@ -145,6 +162,8 @@ pub enum What {
     Traffic(bool),
     /// All of them are through. The last of the news.
     Done,
+    /// The run was stopped during the action of this index, or before it. The last of the news.
+    Stopped(usize, Ended),
 }
 
 /// Runs actions. One for each process, on the control thread; clones are the same.
@@ -158,14 +177,27 @@ struct Shared {
     breakers: RefCell<Breakers>,
     last_run: Cell<u64>,
     trust: Trust,
+    /// All runs, those included that are being stopped.
+    under_way: TaskTracker,
+}
+
+/// How far a run is.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Actions that are through, of those in the order of the list.
+    through: Cell<usize>,
+    is_over: Cell<bool>,
 }
 
 /// The actions of one transition, under way. Dropping it stops them: the program that runs gets
-/// `SIGTERM` and, two seconds later, is killed with its process group; no news comes any more.
+/// `SIGTERM` and, two seconds later, is killed with its process group; if not all of them were
+/// through, [`What::Stopped`] follows and no other news.
 #[derive(Debug)]
 #[must_use = "dropping it stops the actions"]
 pub struct Run {
     id: u64,
+    occasion: Rc<Occasion>,
+    progress: Rc<Progress>,
     _stop: DropGuard,
 }
 
@@ -174,6 +206,13 @@ impl Run {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// What it follows and how many of its actions are through, unless all are.
+    #[must_use]
+    pub fn under_way(&self) -> Option<(&Occasion, usize)> {
+        let Progress { through, is_over } = &*self.progress;
+        (!is_over.get()).then(|| (&*self.occasion, through.get()))
     }
 }
 
@@ -191,6 +230,7 @@ impl Recovery {
             breakers: RefCell::default(),
             last_run: Cell::new(0),
             trust,
+            under_way: TaskTracker::new(),
         }))
     }
 
@@ -204,18 +244,52 @@ impl Recovery {
         occasion: Occasion,
         news: UnboundedSender<News>,
     ) -> Run {
+        self.resume((actions, 0), occasion, news)
+    }
+
+    /// The same with those that are not through: of another process, which was stopped meanwhile, the
+    /// first `through` are.
+    pub fn resume(
+        &self,
+        (actions, through): (Vec<Action>, usize),
+        occasion: Occasion,
+        news: UnboundedSender<News>,
+    ) -> Run {
         let id = self.0.last_run.get() + 1;
         self.0.last_run.set(id);
         let stop = CancellationToken::new();
+        let progress = Rc::new(Progress { through: through.into(), ..Progress::default() });
+        let occasion = Rc::new(occasion);
         let series = Series {
             id,
+            at: Cell::default(),
+            progress: Rc::clone(&progress),
             shared: Rc::clone(&self.0),
-            occasion: Rc::new(occasion),
+            occasion: Rc::clone(&occasion),
             news,
             stop: stop.clone(),
         };
-        tokio::task::spawn_local(series.carry_out(actions));
-        Run { id, _stop: stop.drop_guard() }
+        tokio::task::spawn_local(self.0.under_way.track_future(series.carry_out(actions)));
+        Run { id, occasion, progress, _stop: stop.drop_guard() }
+    }
+
+    /// The runs of the last hour of this event's actions in `pool` that have a limit: a mark of the
+    /// action, and how many ticks ago each began.
+    #[must_use]
+    pub fn recent(&self, pool: &str, event: Event) -> Vec<(String, Vec<Tick>)> {
+        self.0.breakers.borrow().recent((pool, event), self.0.clock.now())
+    }
+
+    /// Counts runs of this action that another process began so many ticks ago.
+    pub fn count(&self, of: (&Arc<str>, Event, &Action), ages: &[Tick]) {
+        self.0.breakers.borrow_mut().count(of, ages, self.0.clock.now());
+    }
+
+    /// Waits until nothing is under way: once all runs are dropped, three seconds at most.
+    pub async fn ended(&self) {
+        self.0.under_way.close();
+        let slack = Duration::from_secs(1);
+        let _ = tokio::time::timeout(exec::GRACE + slack, self.0.under_way.wait()).await;
     }
 }
 
@@ -227,6 +301,9 @@ type OrStopped<T> = Result<T, Stopped>;
 /// The task behind a [`Run`].
 struct Series {
     id: u64,
+    /// The action that is under way or next: its index and the attempts begun.
+    at: Cell<(usize, u32)>,
+    progress: Rc<Progress>,
     shared: Rc<Shared>,
     occasion: Rc<Occasion>,
     news: UnboundedSender<News>,
@@ -235,12 +312,43 @@ struct Series {
 
 impl Series {
     async fn carry_out(self, actions: Vec<Action>) {
+        let started = Instant::now();
         let Occasion { event, pool, backend, .. } = &*self.occasion;
-        match self.all(&actions).await {
-            Ok(()) => self.tell(What::Done),
-            Err(Stopped) => {
-                info!(%pool, %backend, event = event.as_str(), "recovery actions were stopped");
+        let done = caught(self.all(&actions)).await;
+        self.progress.is_over.set(true);
+        match done {
+            Ok(Ok(())) => self.tell(What::Done),
+            Err(panic) => {
+                error!(%pool, %backend, event = event.as_str(), "recovery actions: {panic}");
+                if actions.iter().any(is_before_traffic) {
+                    self.tell(What::Traffic(false));
+                }
+                self.tell(What::Done);
             }
+            Ok(Err(Stopped)) => {
+                info!(%pool, %backend, event = event.as_str(), "recovery actions were stopped");
+                let (index, attempt) = self.at.get();
+                let how = match attempt {
+                    0 => "not run: what it was for has passed",
+                    _ => "stopped: what it was for has passed",
+                };
+                let ended = Ended {
+                    action: actions.get(index).map_or_else(|| "".into(), |a| self.name(a)),
+                    result: ActionResult::Cancelled,
+                    attempt,
+                    how: how.to_owned(),
+                    took: started.elapsed(),
+                };
+                self.tell(What::Stopped(index, ended));
+            }
+        }
+    }
+
+    /// What an action is called: see [`Ended::action`].
+    fn name(&self, action: &Action) -> Arc<str> {
+        match action {
+            Action::Exec(exec) => exec::command(exec, &self.occasion).join(" ").into(),
+            Action::Webhook(hook) => hook.url.to_string().into(),
         }
     }
 
@@ -257,23 +365,30 @@ impl Series {
         if holds_traffic {
             self.tell(What::Traffic(true));
         }
-        for (index, action) in after {
+        let left = after.into_iter().filter(|(index, _)| *index >= self.progress.through.get());
+        for (index, action) in left.collect::<Vec<_>>() {
             self.action(index, action).await?;
+            self.progress.through.set(index + 1);
         }
         Ok(())
     }
 
     /// Runs one action: attempts until one succeeds or none is left.
     async fn action(&self, index: usize, action: &Action) -> OrStopped<ActionResult> {
+        self.at.set((index, 0));
         if self.stop.is_cancelled() {
             return Err(Stopped);
         }
         let started = Instant::now();
         let ended = match self.admit(action) {
             Ok(()) => self.attempts(index, action).await?,
-            Err(how) => {
-                Ended { result: ActionResult::Suppressed, attempt: 0, how, took: Duration::ZERO }
-            }
+            Err(how) => Ended {
+                action: self.name(action),
+                result: ActionResult::Suppressed,
+                attempt: 0,
+                how,
+                took: Duration::ZERO,
+            },
         };
         let result = ended.result;
         self.tell(What::Action(index, Ended { took: started.elapsed(), ..ended }));
@@ -304,13 +419,15 @@ impl Series {
             }
             let turn = self.shared.turns.take(is_before_traffic(action));
             let turn = self.unless_stopped(turn).await?;
+            self.at.set((index, attempt));
             let started = Instant::now();
             let (result, how) = match action {
                 Action::Exec(exec) => self.exec(exec, &mut output).await?,
                 Action::Webhook(hook) => self.unless_stopped(self.webhook(hook)).await?,
             };
             drop(turn);
-            let ended = Ended { result, attempt, how, took: started.elapsed() };
+            let (name, took) = (self.name(action), started.elapsed());
+            let ended = Ended { action: name, result, attempt, how, took };
             self.tell(What::Attempt(index, ended.clone()));
             if result == ActionResult::Success || attempt >= count {
                 output.finish(&self.occasion);
@@ -337,7 +454,8 @@ impl Series {
 
     /// Nobody may be interested any more: then there is nobody to tell.
     fn tell(&self, what: What) {
-        let _ = self.news.send(News { run: self.id, what });
+        let occasion = Rc::clone(&self.occasion);
+        let _ = self.news.send(News { run: self.id, occasion, what });
     }
 }
 

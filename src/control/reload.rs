@@ -5,6 +5,7 @@
 //! committing on the control thread, one reload at a time. Requests that come meanwhile are answered
 //! by one more reload: the file may be another one again.
 
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,9 +15,9 @@ use tracing::warn;
 use super::controller::{ControlError, Controller, Made, unix_ms, unix_seconds};
 use super::event::{Kind, More, News};
 use super::files;
-use super::handle::{Error, Reply};
+use super::handle::{Error, Heritage, Reply};
 use super::keeper::Node;
-use super::names::LATE;
+use super::names::{LATE, Remembered};
 use super::pool::{self, Controlled};
 use crate::balance::Registry;
 use crate::config::model::{self, Config};
@@ -97,6 +98,11 @@ pub trait Host: Send {
     /// Gives back what was prepared.
     fn abandon(&mut self);
 
+    /// Descriptors that checks may have open at once, as the configuration in force has it.
+    fn descriptors_of_checks(&self) -> u32 {
+        u32::MAX
+    }
+
     /// Where each listener is bound, by its name; ports chosen by the kernel filled in.
     fn addresses(&self) -> Vec<(String, Address)>;
 }
@@ -116,6 +122,8 @@ pub(super) struct Reloads {
     waiting: Vec<Reply<Changes>>,
     /// Who waits for the one after it.
     queued: Vec<Reply<Changes>>,
+    /// Who waits for the last of them, to go on from there.
+    heir: Option<Reply<Heritage>>,
     is_under_way: bool,
 }
 
@@ -168,7 +176,23 @@ impl Controller {
         self.reloads.waiting = std::mem::take(&mut self.reloads.queued);
         if !self.reloads.waiting.is_empty() {
             self.read_again();
+        } else if let Some(heir) = self.reloads.heir.take() {
+            self.hand_over(heir);
         }
+    }
+
+    /// Another process is to go on: at once, or after the reloads that are under way.
+    pub(super) fn want_hand_over(&mut self, reply: Reply<Heritage>) {
+        self.is_handing_over = true;
+        if self.reloads.is_under_way {
+            self.reloads.heir = Some(reply);
+        } else {
+            self.hand_over(reply);
+        }
+    }
+
+    fn hand_over(&self, reply: Reply<Heritage>) {
+        let _ = reply.send(Ok((self.saved(), self.measures())));
     }
 
     /// Compares, prepares, commits.
@@ -186,6 +210,7 @@ impl Controller {
         self.commit_pools(&config, &snapshot, made).await;
         snapshot.take_effect();
         self.host.commit();
+        self.checks.allow(self.host.descriptors_of_checks());
         if config.state_file != before.state_file {
             self.keep_state_in(config.state_file.clone());
         }
@@ -236,11 +261,11 @@ impl Controller {
     /// Forgets all about backends of the pool of this index that are there no more.
     pub(super) fn forget(&mut self, index: usize) {
         let pool = &mut self.pools[index];
-        let nodes = &pool.keeper.nodes;
-        let is_gone = |id: &Id| !nodes.iter().any(|node| node.id == *id);
+        let here: HashSet<Id> = pool.keeper.nodes.iter().map(|node| node.id).collect();
+        let is_gone = |id: &Id| !here.contains(id);
         let gone: Vec<Id> = pool.backings.keys().copied().filter(is_gone).collect();
         for id in gone {
-            pool.backings.remove(&id);
+            pool.let_go(id);
             pool.repairs.forget(id);
             pool.probed.remove(&id);
             self.homes.remove(&id);
@@ -283,7 +308,7 @@ impl Controller {
             known.change_of_kind(at);
         }
         known.keeper.refresh(&Why::new(Cause::Configuration, "another configuration"), false, at);
-        self.watch_names_anew(index, made.resolver.as_ref());
+        self.watch_names(index, made.resolver.as_ref(), &Remembered::new());
     }
 
     /// Puts the nodes in order that a configuration has; each with whether it was there before.
@@ -296,12 +321,14 @@ impl Controller {
         let at = self.now();
         let number = self.pools[index].number;
         let places = self.pools[index].places(config);
-        let mut before = std::mem::take(&mut self.pools[index].keeper.nodes);
+        let before = std::mem::take(&mut self.pools[index].keeper.nodes);
+        let key = |node: &Node| (Arc::clone(&node.name), Arc::clone(&node.address));
+        let found: HashMap<_, _> = before.iter().enumerate().map(|(n, b)| (key(b), n)).collect();
+        let mut before: Vec<Option<Node>> = before.into_iter().map(Some).collect();
         let (mut nodes, mut fresh) = (Vec::new(), Vec::new());
         for place in places {
-            let address = place.address.to_string();
-            let is_it = |node: &Node| *node.name == *place.name && *node.address == *address;
-            let known = before.iter().position(is_it).map(|index| before.swap_remove(index));
+            let key = (Arc::clone(&place.name), place.address.to_string().into());
+            let known = found.get(&key).and_then(|number| before[*number].take());
             let node = match known {
                 Some(mut node) => {
                     let file = pool::node(node.id, &place);
@@ -317,9 +344,11 @@ impl Controller {
                     node
                 }
                 None => {
-                    let id = self.next_id();
+                    let gone = self.pools[index].find_gone(&place.name, &place.address);
+                    let id = gone.as_ref().map_or_else(|| self.next_id(), |gone| gone.id);
                     self.homes.insert(id, number);
-                    let backing = self.backing(id, pool, (config, &place));
+                    let mut backing = self.backing(id, pool, (config, &place));
+                    backing.backend = gone.unwrap_or(backing.backend);
                     self.pools[index].backings.insert(id, backing);
                     fresh.push((id, false));
                     pool::node(id, &place)
@@ -334,13 +363,15 @@ impl Controller {
         };
         let lost = before
             .into_iter()
+            .flatten()
             .filter(|node| self.pools[index].origin(node.id).is_some_and(is_name));
         let lost: Vec<Node> = lost.collect();
         fresh.extend(lost.iter().map(|node| (node.id, true)));
         nodes.extend(lost);
         let policy = pool::settings(config).health;
-        let new = |id: &Id| fresh.iter().any(|(other, is_known)| other == id && !is_known);
-        for node in nodes.iter_mut().filter(|node| new(&node.id)) {
+        let new: HashSet<Id> =
+            fresh.iter().filter(|(_, is_known)| !is_known).map(|(id, _)| *id).collect();
+        for node in nodes.iter_mut().filter(|node| new.contains(&node.id)) {
             node.health = self.first_health(pool, node, at, &policy);
         }
         self.pools[index].keeper.nodes = nodes;
@@ -410,7 +441,7 @@ impl Controlled {
         self.keeper.role = self.keeper.settings.is_standby.then(|| {
             let members = self.keeper.standbys(at);
             let view = View { members: &members, policy: &self.keeper.settings.failover, at };
-            Failover::start(Known::default(), &view)
+            Failover::start(Known::default(), &view).next
         });
         self.reign += 1;
     }

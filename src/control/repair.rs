@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::recovery::{Event, Run};
+use super::recovery::{Event, Occasion, Run};
 use crate::failover::Id;
 use crate::health::Tick;
 
@@ -12,11 +12,11 @@ pub(super) struct Repairs {
     /// After an eviction or a reinstatement, by the backend: a change back stops it.
     runs: HashMap<Id, (Event, Run)>,
     /// After the pool went down or came up.
-    edge: Option<(Event, Run)>,
+    edge: Option<Run>,
     /// After a takeover.
     takeover: Option<Run>,
     /// Before traffic: with the number that the role waits for.
-    hook: Option<(u64, Id, Run)>,
+    hook: Option<(u64, Run)>,
     /// Repairs that checks have yet to verify, by the backend.
     unverified: HashMap<Id, Unverified>,
 }
@@ -30,15 +30,42 @@ struct Unverified {
     failures: u32,
 }
 
-/// Whose run it is.
+/// What has failed after a repair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// A check.
+    Check,
+    /// The trial that decides over an ejection, by a connection or by a check.
+    Trial,
+}
+
+impl Sign {
+    /// The evidence of what it shows.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Check => "the checks go on failing",
+            Self::Trial => "the trial after the ejection failed",
+        }
+    }
+}
+
+/// What shows that a repair has not worked: as many failures as evict, over as many intervals; in
+/// a pool without checks the first trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Proof {
+    /// Checks that fail.
+    pub(super) fall: u32,
+    /// Time since the repair.
+    pub(super) span: Tick,
+}
+
+/// Whose run it is, where more follows from its end than its being told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Whose {
     /// This backend's, with the event it follows.
     Backend(Id, Event),
-    /// The pool's, with the event it follows.
-    Pool(Event),
-    /// A hook, with the number that the role waits for, for this backend.
-    Hook(u64, Id),
+    /// A hook, with the number that the role waits for.
+    Hook(u64),
 }
 
 impl Repairs {
@@ -54,8 +81,8 @@ impl Repairs {
     }
 
     /// The pool went up or down: what ran for the other way is wanted no more.
-    pub(super) fn enter_edge(&mut self, event: Event, run: Option<Run>) {
-        self.edge = run.map(|run| (event, run));
+    pub(super) fn enter_edge(&mut self, run: Option<Run>) {
+        self.edge = run;
     }
 
     /// Enters the run that follows a takeover; an older one is stopped.
@@ -64,28 +91,22 @@ impl Repairs {
     }
 
     /// Enters the run that traffic waits for.
-    pub(super) fn enter_hook(&mut self, serial: u64, id: Id, run: Run) {
-        self.hook = Some((serial, id, run));
+    pub(super) fn enter_hook(&mut self, serial: u64, run: Run) {
+        self.hook = Some((serial, run));
     }
 
     /// Stops the run that traffic waited for.
     pub(super) fn abandon(&mut self, serial: u64) {
-        if self.hook.as_ref().is_some_and(|(number, ..)| *number == serial) {
+        if self.hook.as_ref().is_some_and(|(number, _)| *number == serial) {
             self.hook = None;
         }
     }
 
-    /// Whose run this is.
+    /// Whose run this is; none's if it was stopped, or nothing more follows from it.
     pub(super) fn whose(&self, run: u64) -> Option<Whose> {
         let is_it = |candidate: &Run| candidate.id() == run;
-        if let Some((serial, id, _)) = self.hook.as_ref().filter(|(.., hook)| is_it(hook)) {
-            return Some(Whose::Hook(*serial, *id));
-        }
-        if let Some((event, _)) = self.edge.as_ref().filter(|(_, edge)| is_it(edge)) {
-            return Some(Whose::Pool(*event));
-        }
-        if self.takeover.as_ref().is_some_and(is_it) {
-            return Some(Whose::Pool(Event::Takeover));
+        if let Some((serial, _)) = self.hook.as_ref().filter(|(_, hook)| is_it(hook)) {
+            return Some(Whose::Hook(*serial));
         }
         let found = self.runs.iter().find(|(_, (_, candidate))| is_it(candidate));
         found.map(|(id, (event, _))| Whose::Backend(*id, *event))
@@ -101,17 +122,29 @@ impl Repairs {
         self.unverified.remove(&id).is_some()
     }
 
-    /// A check or a trial of the backend has failed again: whether that shows that a repair has not
-    /// worked. It does after so many failures (`fall`) and so much time (`span`): what was restarted
-    /// needs a moment. Told once.
-    pub(super) fn is_not_repaired(&mut self, id: Id, (fall, span): (u32, Tick), at: Tick) -> bool {
+    /// A check or the trial of the backend has failed again: whether that shows that a repair has not
+    /// worked. What was restarted needs a moment, so it does after `span` at the earliest: then a trial
+    /// alone, and checks that have failed `fall` times since. Told once.
+    pub(super) fn is_not_repaired(&mut self, id: Id, sign: Sign, proof: Proof, at: Tick) -> bool {
         let Some(unverified) = self.unverified.get_mut(&id) else { return false };
         unverified.failures += 1;
-        let is_over = unverified.failures >= fall && at.saturating_sub(unverified.at) >= span;
+        let is_enough = sign == Sign::Trial || unverified.failures >= proof.fall;
+        let is_over = is_enough && at.saturating_sub(unverified.at) >= proof.span;
         if is_over {
             self.unverified.remove(&id);
         }
         is_over
+    }
+
+    /// What is under way, those before traffic aside: what it follows, and how many are through.
+    pub(super) fn under_way(&self) -> impl Iterator<Item = (&Occasion, usize)> {
+        let of_backends = self.runs.values().map(|(_, run)| run);
+        of_backends.chain(&self.edge).chain(&self.takeover).filter_map(Run::under_way)
+    }
+
+    /// Repairs that checks have yet to verify, and when they were done.
+    pub(super) fn unverified(&self) -> impl Iterator<Item = (Id, Tick)> {
+        self.unverified.iter().map(|(id, unverified)| (*id, unverified.at))
     }
 
     /// A backend has gone.
@@ -138,8 +171,18 @@ mod tests {
     fn failures_over_some_time_show_that_a_repair_has_not_worked() {
         let mut repairs = Repairs::default();
         repairs.done(1, 0);
-        let mut fails = |at| repairs.is_not_repaired(1, (3, 6_000), at);
+        let proof = Proof { fall: 3, span: 6_000 };
+        let mut fails = |at| repairs.is_not_repaired(1, Sign::Check, proof, at);
         let told = [500, 1_000, 1_500, 6_000, 6_500].map(&mut fails);
         assert_eq!(told, [false, false, false, true, false]);
+    }
+
+    #[test]
+    fn one_trial_that_fails_shows_it_once_there_was_time_to_come_up() {
+        let mut repairs = Repairs::default();
+        repairs.done(1, 0);
+        let proof = Proof { fall: 3, span: 6_000 };
+        let mut fails = |at| repairs.is_not_repaired(1, Sign::Trial, proof, at);
+        assert_eq!([5_999, 6_000, 6_001].map(&mut fails), [false, true, false]);
     }
 }

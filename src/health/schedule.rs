@@ -43,6 +43,15 @@ pub enum Pace {
     Fast,
 }
 
+impl Pace {
+    fn interval(self, policy: &Checking) -> Tick {
+        match self {
+            Self::Steady => policy.interval,
+            Self::Fast => policy.fast_interval.min(policy.interval),
+        }
+    }
+}
+
 /// The place of each backend among those whose checks begin together: a number below their count.
 ///
 /// By a hash of pool and backend: the backends of one pool come between those of the others, and
@@ -85,11 +94,7 @@ pub fn first(rank: usize, fleet: usize, at: Tick, policy: &Checking) -> Due {
 /// quarter: never at once, and never by the checks that were missed. Always later than `ended`.
 #[must_use]
 pub fn next(started: Tick, ended: Tick, pace: Pace, draw: u64, policy: &Checking) -> Due {
-    let interval = match pace {
-        Pace::Steady => policy.interval,
-        Pace::Fast => policy.fast_interval.min(policy.interval),
-    };
-    let gap = jittered(interval, policy.jitter.into(), draw).max(1);
+    let gap = jittered(pace.interval(policy), policy.jitter.into(), draw).max(1);
     let planned = started.saturating_add(gap);
     let soonest = ended.saturating_add((gap / 4).max(1));
     let at = if planned >= soonest {
@@ -140,11 +145,15 @@ impl Due {
         Fire::PutOff(Self { at: at.saturating_add(part_of(span, draw)), was_put_off: true })
     }
 
-    /// After a reload: not later than a first check (see [`first`]) would be, lest a backend wait out
-    /// an interval that is configured no more.
+    /// After a reload `at` this time: as planned, unless this timing would never plan it so late; then
+    /// not later than a first check would be (see [`first`]), lest a backend wait out an interval that is
+    /// configured no more. Where timing has not changed nothing does, however often it is read again.
     #[must_use]
-    pub fn at_most(self, first: Self) -> Self {
-        if first.at < self.at { first } else { self }
+    pub fn replanned(self, first: Self, at: Tick, pace: Pace, policy: &Checking) -> Self {
+        let interval = pace.interval(policy);
+        let latest =
+            at.saturating_add(interval + interval.saturating_mul(policy.jitter.into()) / 100);
+        if self.at > latest && first.at < self.at { first } else { self }
     }
 }
 

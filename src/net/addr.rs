@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-pub use target::{Target, parse_host_name};
+pub use target::Target;
 
 /// The longest path of a unix socket, in bytes: `sun_path` less its final NUL (`unix(7)`).
 pub const MAX_UNIX_PATH: usize = 107;

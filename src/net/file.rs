@@ -8,18 +8,21 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
 /// What may be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// A regular file.
     File,
-    /// That, or a character device such as `/dev/null`.
-    FileOrDevice,
+    /// That, or a character device such as `/dev/null`, or a pipe that somebody reads.
+    Sink,
 }
 
 impl Wanted {
     fn check(self, found: FileType) -> io::Result<()> {
-        if found.is_file() || (self == Self::FileOrDevice && found.is_char_device()) {
+        let is_sink = found.is_char_device() || found.is_fifo();
+        if found.is_file() || (self == Self::Sink && is_sink) {
             return Ok(());
         }
         let what = if found.is_dir() {
@@ -59,8 +62,15 @@ pub fn check(path: &Path, wanted: Wanted) -> io::Result<()> {
 pub fn open(path: &Path, options: &mut OpenOptions, wanted: Wanted) -> io::Result<File> {
     check(path, wanted)?;
     // Between the look and the opening it may have become another one.
-    let file = options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let opened = options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    let file = opened.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENXIO) => io::Error::other("nobody reads this pipe: start its reader first"),
+        _ => error,
+    })?;
     wanted.check(file.metadata()?.file_type())?;
+    // Only opening must not wait.
+    let flags = fcntl_getfl(&file)?;
+    fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
     Ok(file)
 }
 
@@ -96,9 +106,14 @@ mod tests {
         ] {
             assert_eq!(read(path, 9).unwrap_err().to_string(), what);
         }
-        let append = |path| open(path, OpenOptions::new().append(true), Wanted::FileOrDevice);
+        let append = |path| open(path, OpenOptions::new().append(true), Wanted::Sink);
         assert!(append(&file).is_ok() && append(Path::new("/dev/null")).is_ok());
-        assert!(append(&fifo).is_err() && append(&folder).is_err());
+        assert!(append(&folder).is_err());
+        let unread = append(&fifo).unwrap_err().to_string();
+        assert_eq!(unread, "nobody reads this pipe: start its reader first");
+        let _reader =
+            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
+        assert!(append(&fifo).is_ok());
         assert_eq!(append(&folder.join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
         fs::remove_dir_all(&folder).unwrap();
     }

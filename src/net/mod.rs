@@ -1,6 +1,7 @@
 //! Bytes, sockets and programs that are run. Nothing in here knows a pool, a policy or a strategy.
 
 pub mod addr;
+pub mod caught;
 pub mod child;
 pub mod cidr;
 pub mod client_hello;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::access::Access;
 use super::doors::Doors;
 use super::endpoint::Endpoint;
-use super::limits::{Shares, share};
+use super::limits::{Needs, Shares, share};
 use crate::config::model::Config;
 use crate::control::reload::{Host, HostError};
 use crate::net::addr::Address;
@@ -41,6 +41,8 @@ pub(super) struct Around {
     pub(super) slots: Arc<Slots>,
     pub(super) descriptors: u64,
     pub(super) threads: usize,
+    /// Descriptors that checks may have open at once.
+    pub(super) checks: u32,
     pub(super) prepared: Option<(Shares, Config)>,
 }
 
@@ -49,11 +51,14 @@ impl Host for Around {
         self.doors.lock().addresses()
     }
 
+    fn descriptors_of_checks(&self) -> u32 {
+        self.checks
+    }
+
     fn prepare(&mut self, config: &Config, snapshot: &Snapshot) -> Result<(), HostError> {
-        let addresses: usize = snapshot.listeners.iter().map(|listener| listener.bind.len()).sum();
         let wanted = config.runtime.max_connections;
-        let sockets = addresses * self.threads;
-        let shares = share(self.descriptors, sockets, self.threads, wanted).map_err(|possible| {
+        let needs = Needs::of(config, self.threads);
+        let shares = share(self.descriptors, needs, wanted).map_err(|possible| {
             HostError(format!(
                 "runtime.max_connections: {} connections need more descriptors than the {} this \
                  process may open; at most {possible} are possible",
@@ -75,6 +80,8 @@ impl Host for Around {
         self.access.lock().commit();
         let Some((shares, config)) = self.prepared.take() else { return };
         self.slots.set_limit(Some(shares.connections));
+        shares.warn_of_checks(&Needs::of(&config, self.threads));
+        self.checks = shares.checks;
         crate::log::set_level(config.log.level);
     }
 

@@ -137,3 +137,30 @@ fn a_client_for_whom_no_socket_can_be_had_is_reset_and_blames_no_backend() {
     assert!(start.elapsed() < PATIENCE);
     pause(ms(1));
 }
+
+/// [BF-6] What the kernel says of this host, while it is asked to connect to a backend. `EACCES` is not
+/// among them: injected, it looks like a route that prohibits the backend, to the question for that too.
+#[test]
+fn what_a_connect_lacks_on_this_host_evicts_nobody() {
+    if !has("strace", "-V") {
+        return;
+    }
+    for error in ["ENOBUFS", "ENOMEM", "EADDRNOTAVAIL", "EAGAIN", "EPERM"] {
+        let backends = [TestBackend::echo(), TestBackend::echo()];
+        let keys = "outlier_detection: {consecutive_failures: 1, max_ejected_percent: 100}, \
+                    health_check: {interval: 100ms, fast_interval: 50ms, timeout: 100ms, fall: 1}";
+        let setup = Setup::to(backends.iter().map(TestBackend::address)).pool(keys);
+        let proxy = setup.start();
+        proxy.client().expect_echo("before");
+        let Some(fault) = Fault::inject(&proxy, "connect", error) else { return };
+        for _ in 0..5 {
+            proxy.client().expect_end(End::Reset);
+        }
+        // Several checks of each, besides.
+        crate::support::eventually(PATIENCE, "it did try", || fault.calls() >= 15);
+        drop(fault);
+        assert!(proxy.events().is_empty(), "{error}: {:?}", proxy.events());
+        assert_eq!(proxy.reasons().get("local_error"), Some(&5), "{error}: {:?}", proxy.reasons());
+        proxy.client().expect_echo("after");
+    }
+}

@@ -17,15 +17,33 @@ fn three_backends(connect: &str) -> (Vec<TestBackend>, Proxy) {
 
 /// From now on no packet to these ports arrives, and none from them.
 pub(crate) fn drop_packets(ports: &[u16]) {
-    let mut rules =
-        "table inet hole {\n chain in {\n type filter hook input priority 0\n".to_owned();
+    let mut rules = String::new();
     for port in ports {
         let _ = write!(rules, " tcp dport {port} drop\n tcp sport {port} drop\n");
     }
-    rules.push_str(" }\n}\n");
+    filter("hole", &rules);
+}
+
+/// A table of rules for packets that arrive; another of this name is replaced.
+pub(crate) fn filter(table: &str, rules: &str) {
+    let chain = format!("chain in {{\n type filter hook input priority 0\n{rules} }}\n");
+    nft(&format!("table inet {table} {{}}\ndelete table inet {table}\n"));
+    nft(&format!("table inet {table} {{\n {chain}}}\n"));
+}
+
+/// Runs these commands.
+pub(crate) fn nft(commands: &str) {
     let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    std::io::Write::write_all(&mut nft.stdin.take().unwrap(), rules.as_bytes()).unwrap();
-    assert!(nft.wait().unwrap().success());
+    std::io::Write::write_all(&mut nft.stdin.take().unwrap(), commands.as_bytes()).unwrap();
+    assert!(nft.wait().unwrap().success(), "{commands}");
+}
+
+/// How many packets a rule with `counter` has seen in this table; one rule has one.
+pub(crate) fn counted(table: &str) -> u64 {
+    let output = Command::new("nft").args(["list", "table", "inet", table]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (_, rest) = text.split_once("counter packets ").unwrap_or_else(|| panic!("{text}"));
+    rest.split(' ').next().unwrap().parse().unwrap()
 }
 
 /// The time a new client waits for its echo.

@@ -26,6 +26,8 @@ mod calls;
 mod health;
 mod hole;
 mod ports;
+mod reject;
+mod starved;
 mod transparent;
 mod user;
 

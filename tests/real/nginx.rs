@@ -14,7 +14,7 @@ const GIB: u64 = 1 << 30;
 /// nginx that serves the files of `root` and tells in a header which request of its connection it
 /// answers.
 fn nginx(binary: &Path, root: &Scratch) -> Server {
-    Server::start(|port| {
+    Server::start(|address| {
         let own = root.path().display();
         let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
         let text = format!(
@@ -25,7 +25,7 @@ fn nginx(binary: &Path, root: &Scratch) -> Server {
                client_body_temp_path {own}/b; proxy_temp_path {own}/p; fastcgi_temp_path {own}/f;
                uwsgi_temp_path {own}/u; scgi_temp_path {own}/s;
                server {{
-                 listen 127.0.0.1:{port}; root {own};
+                 listen {address}; root {own};
                  add_header Nth $connection_requests;
                }}
              }}"

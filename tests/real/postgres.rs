@@ -40,9 +40,10 @@ fn pgbench_runs_through_it_and_its_books_balance() {
     let Some(psql) = program("psql", "postgresql") else { return };
     let folder = Scratch::new();
     let data = cluster(&initdb, &folder);
-    let server = Server::start(|port| {
+    let server = Server::start(|address| {
         let mut command = as_owner(&postgres);
-        command.arg("-D").arg(&data).args(["-h", "127.0.0.1", "-p", &port.to_string()]);
+        let (host, port) = (address.ip().to_string(), address.port().to_string());
+        command.arg("-D").arg(&data).args(["-h", &host, "-p", &port]);
         command.args(["-c", "unix_socket_directories=", "-c", "fsync=off"]);
         command.current_dir(folder.path());
         command

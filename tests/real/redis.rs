@@ -10,10 +10,11 @@ use crate::support::setup::Scratch;
 use crate::support::{Peer, Setup};
 
 fn redis(binary: &Path, folder: &Scratch) -> Server {
-    Server::start(|port| {
+    Server::start(|address| {
         let mut command = Command::new(binary);
         command.current_dir(folder.path());
-        command.args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
+        let (host, port) = (address.ip().to_string(), address.port().to_string());
+        command.args(["--bind", &host, "--port", &port]);
         command.args(["--save", "", "--appendonly", "no", "--daemonize", "no"]);
         command
     })

@@ -1,8 +1,9 @@
-//! Programs from packages, started on free ports and ended with the test.
+//! Programs from packages, started on addresses of their own and ended with the test.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 use std::time::Instant;
 
 use crate::support::log::Log;
@@ -16,34 +17,26 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts what `command` says for a port, and waits until it listens there.
-    ///
-    /// A port that was free may be taken by the time the server binds it: then another is tried.
+    /// Starts what `command` says for an address, which nobody else has, and waits until it listens there.
     #[track_caller]
-    pub(crate) fn start(command: impl Fn(u16) -> Command) -> Self {
-        for _ in 0..5 {
-            let address = free_address();
-            let server = Self::spawn(command(address.port()), address);
-            if let Some(server) = server.listening() {
-                return server;
-            }
-        }
-        panic!("the server did not start, see above");
+    pub(crate) fn start(command: impl FnOnce(SocketAddr) -> Command) -> Self {
+        let address = own_address();
+        let server = Self::spawn(command(address), address).listening();
+        server.unwrap_or_else(|| panic!("the server did not start, see above"))
     }
 
-    /// Starts `command` on the address that this server had, which must have ended.
-    ///
-    /// Meanwhile a connection of another test may have been given the port: then it waits until that
-    /// has ended.
+    /// Starts `command` on the address that this server had, which must have ended. Children of it may
+    /// take a moment to follow it: until then the address is theirs.
     #[track_caller]
-    pub(crate) fn start_again(self, command: impl Fn() -> Command) -> Self {
+    pub(crate) fn start_again(self, command: impl Fn(SocketAddr) -> Command) -> Self {
         let address = self.address;
         drop(self);
-        for _ in 0..20 {
-            if let Some(server) = Self::spawn(command(), address).listening() {
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            if let Some(server) = Self::spawn(command(address), address).listening() {
                 return server;
             }
-            pause(ms(200));
+            pause(ms(50));
         }
         panic!("the server did not start again, see above");
     }
@@ -60,8 +53,8 @@ impl Server {
     fn listening(mut self) -> Option<Self> {
         let start = Instant::now();
         while start.elapsed() < PATIENCE && self.child.try_wait().unwrap().is_none() {
-            let sockets = procfs::tcp_sockets(self.child.id(), None);
-            if sockets.iter().any(|s| s.state == procfs::LISTEN && s.local == self.address) {
+            let sockets = procfs::tcp_sockets(self.child.id(), Some(procfs::LISTEN));
+            if sockets.iter().any(|socket| socket.local == self.address) {
                 return Some(self);
             }
             pause(ms(5));
@@ -134,6 +127,11 @@ pub(crate) fn sha256(file: &Path) -> String {
     run(Command::new("sha256sum").stdin(std::fs::File::open(file).unwrap()))
 }
 
-fn free_address() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+/// A loopback address that no other server of a test has, in this process or another, with a port that
+/// the kernel gives to nobody who asks for any: it stays this server's while that is down.
+fn own_address() -> SocketAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let next = NEXT.fetch_add(1, SeqCst);
+    (Ipv4Addr::new(127, high | 0x80, low, next), 9501).into()
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -29,10 +29,10 @@ const WORKERS: usize = 2;
 const GET: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 
 /// A node: a manager with its workers.
-fn node(php: &Path, port: u16) -> Command {
+fn node(php: &Path, address: SocketAddr) -> Command {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/php/manager.php");
     let mut command = Command::new(php);
-    command.args([script, &format!("127.0.0.1:{port}"), &WORKERS.to_string()]);
+    command.args([script, &address.to_string(), &WORKERS.to_string()]);
     command
 }
 
@@ -62,6 +62,7 @@ impl Service {
             text = text.replace(from, to);
         };
         change("state_file: ${TIDEGATE_STATE:-/var/lib/tidegate/state.json}", "");
+        change("admin: { bind: 127.0.0.1:9900 }", "");
         change("0.0.0.0:9501", "127.0.0.1:0");
         for (number, node) in nodes.iter().enumerate() {
             change(&format!("10.0.0.1{}:9501", number + 1), &node.address());
@@ -121,7 +122,7 @@ impl Drop for Service {
 }
 
 fn start(php: &Path) -> Vec<Server> {
-    (0..3).map(|_| Server::start(|port| node(php, port))).collect()
+    (0..3).map(|_| Server::start(|address| node(php, address))).collect()
 }
 
 fn php() -> Option<PathBuf> {
@@ -199,7 +200,6 @@ fn nodes_that_are_drained_reloaded_and_enabled_one_by_one_lose_no_request() {
             let before = service.backend(name).connections_total;
             clients.go_on(20);
             assert_eq!(service.backend(name).connections_total, before, "it is drained");
-            let port: u16 = nodes[index].address().rsplit_once(':').unwrap().1.parse().unwrap();
             if index == 0 {
                 // As `kill -USR1` or `systemctl reload`: new workers of the same manager.
                 let manager = Pid::from_raw(i32::try_from(nodes[index].pid()).unwrap()).unwrap();
@@ -211,7 +211,7 @@ fn nodes_that_are_drained_reloaded_and_enabled_one_by_one_lose_no_request() {
                 // As `systemctl restart`: another manager.
                 signal_workers(&nodes[index], Signal::KILL);
                 let old = nodes.remove(index);
-                nodes.insert(index, old.start_again(|| node(&php, port)));
+                nodes.insert(index, old.start_again(|address| node(&php, address)));
                 assert_eq!(Service::ask(&nodes[index].address()).0, "1");
             }
             // A node that was away for its checks has to pass them first.
@@ -282,16 +282,14 @@ fn a_node_whose_workers_hang_is_restarted_and_known_to_be_repaired() {
     // Before the node is back: an action that still runs then is stopped.
     eventually(PATIENCE, "success", || results() == ["success"].map(String::from).into());
     signal_workers(&nodes[0], Signal::KILL);
-    let port = nodes[0].address().rsplit_once(':').unwrap().1.parse().unwrap();
     let old = nodes.remove(0);
-    nodes.insert(0, old.start_again(|| node(&php, port)));
+    nodes.insert(0, old.start_again(|address| node(&php, address)));
     service.until("node-1", "healthy");
     let both: BTreeSet<String> = ["repaired", "success"].map(String::from).into();
     eventually(PATIENCE, "repaired", || results() == both);
 }
 
 #[test]
-#[ignore = "runs alone, so that nobody takes the ports of the dead: cargo test --test real -- --ignored"]
 fn the_standby_serves_while_both_nodes_are_away_and_no_longer() {
     let Some(php) = php() else { return };
     let mut nodes = start(&php);
@@ -318,9 +316,8 @@ fn the_standby_serves_while_both_nodes_are_away_and_no_longer() {
         assert!(service.backend("standby").connections_total > 0);
         ["node-1", "node-2"].iter().for_each(|name| service.until(name, "unhealthy"));
         for index in 0..2 {
-            let port = nodes[index].address().rsplit_once(':').unwrap().1.parse().unwrap();
             let old = nodes.remove(index);
-            nodes.insert(index, old.start_again(|| node(&php, port)));
+            nodes.insert(index, old.start_again(|address| node(&php, address)));
         }
         eventually(PATIENCE, "the nodes are back", || service.backend("node-1").in_rotation);
         eventually(PATIENCE, "the standby is out", || !service.backend("standby").in_rotation);

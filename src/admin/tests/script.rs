@@ -248,7 +248,9 @@ impl World {
             }
             Request::Explain(question, reply) => drop(reply.send(self.explain(&question.listener))),
             Request::Reload(reply) => drop(reply.send(self.reload())),
-            Request::Saved(reply) => drop(reply.send(Err(Error::Gone))),
+            Request::HandOver(reply) => drop(reply.send(Err(Error::Gone))),
+            Request::Inherit(_, reply) => drop(reply.send(Err(Error::Gone))),
+            Request::GoOn | Request::Alone => {}
             Request::Unready(reply) => {
                 let is_down = |p: &&PoolStatus| !p.backends.iter().any(|b| b.in_rotation);
                 let down = self.status.pools.iter().filter(is_down);

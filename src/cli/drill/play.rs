@@ -12,7 +12,8 @@ use super::users::RATE;
 /// What must come did not, or users saw failures.
 pub(super) async fn play(stage: &mut Stage) -> Result<(), Failure> {
     stage.open(&format!(
-        "tidegate drill: users send {RATE} requests a second (settings: --show-config)"
+        "tidegate drill: users send {RATE} requests a second, one every {} ms (settings: --show-config)",
+        1000 / RATE
     ))?;
     all_is_well(stage).await?;
     a_node_dies(stage).await?;
@@ -23,7 +24,7 @@ pub(super) async fn play(stage: &mut Stage) -> Result<(), Failure> {
 }
 
 async fn all_is_well(stage: &mut Stage) -> Result<(), Failure> {
-    stage.scene("web", "ALL IS WELL: three nodes share the work")?;
+    stage.scene("web", "ALL IS WELL: web-1, web-2 and web-3 share the work")?;
     for node in ["web-1", "web-2", "web-3"] {
         stage.until_state(("web", node), "healthy").await?;
     }
@@ -33,7 +34,10 @@ async fn all_is_well(stage: &mut Stage) -> Result<(), Failure> {
 
 /// Refused connections go elsewhere, and nobody notices.
 async fn a_node_dies(stage: &mut Stage) -> Result<(), Failure> {
-    stage.scene("web", "A NODE DIES: web-2 is killed between two requests and refuses the next")?;
+    stage.scene(
+        "web",
+        "A NODE DIES: web-2 is killed between two requests; the others serve what it refuses",
+    )?;
     stage.kill("web-2").await?;
     stage.until("evicted", "web-2").await?;
     stage.watch(seconds(3)).await?;
@@ -47,8 +51,10 @@ async fn a_node_dies(stage: &mut Stage) -> Result<(), Failure> {
 
 /// Its kernel accepts, so that a mere connect shows nothing; the first byte that does not come does.
 async fn a_node_freezes(stage: &mut Stage) -> Result<(), Failure> {
-    stage
-        .scene("web", "A NODE FREEZES: web-3 is stopped (SIGSTOP); it accepts and never answers")?;
+    stage.scene(
+        "web",
+        "A NODE FREEZES: web-3 is stopped (SIGSTOP); it still accepts and never answers",
+    )?;
     stage.freeze("web-3")?;
     stage.until("evicted", "web-3").await?;
     stage.watch(seconds(4)).await?;
@@ -61,11 +67,12 @@ async fn a_node_freezes(stage: &mut Stage) -> Result<(), Failure> {
 
 /// One works, the other takes over within the very request that found out, and an action repairs.
 async fn the_active_node_dies(stage: &mut Stage) -> Result<(), Failure> {
-    stage.scene("db", "HOT STANDBY: db-1 works alone, db-2 stands by; then db-1 is killed")?;
+    stage.scene("db", "HOT STANDBY: db-1 works alone, db-2 stands by")?;
     for node in ["db-1", "db-2"] {
         stage.until_state(("db", node), "healthy").await?;
     }
     stage.watch(seconds(2)).await?;
+    stage.say("db-1 is killed between two requests")?;
     stage.kill("db-1").await?;
     stage.until("evicted", "db-1").await?;
     stage.until("takeover", "db-2").await?;
@@ -78,12 +85,15 @@ async fn the_active_node_dies(stage: &mut Stage) -> Result<(), Failure> {
 
 /// With `failback: manual` a node that is back waits until somebody wants it.
 async fn the_role_moves_back(stage: &mut Stage) -> Result<(), Failure> {
-    stage
-        .scene("db", "MOVE BACK: db-1 waits (failback: manual) until an operator moves the role")?;
+    stage.scene(
+        "db",
+        "MOVE BACK: db-1 waits (failback: manual) until `tidegate failover db db-1`",
+    )?;
     stage.watch(seconds(1)).await?;
     stage.failover("db", "db-1").await?;
     stage.until("takeover", "db-1").await?;
-    stage.watch(seconds(2)).await
+    stage.watch(seconds(2)).await?;
+    stage.curtain().await
 }
 
 const fn seconds(count: u64) -> Duration {

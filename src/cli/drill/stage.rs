@@ -135,10 +135,13 @@ impl Stage {
             pace,
         })
     }
-    /// Says what this is; the time begins.
+
+    /// Says what this is and where it can be watched; the time begins.
     pub(super) fn open(&mut self, text: &str) -> Result<(), Failure> {
         self.screen.start();
-        Ok(self.screen.say(Tone::Scene, text)?)
+        self.screen.say(Tone::Scene, text)?;
+        let Some(dashboard) = self.server.admin_address() else { return Ok(()) };
+        Ok(self.screen.say(Tone::Plain, &format!("in a browser: http://{dashboard}/"))?)
     }
 
     /// A scene begins, in which users ask this listener.
@@ -166,18 +169,20 @@ impl Stage {
         let users = Rc::clone(&self.users);
         let _quiet = users.pause().await;
         self.total.add(self.users.take());
-        let Score { served, failed, late, failure, .. } = &self.total;
+        let Score { served, failed, failure, .. } = &self.total;
         if *failed > 0 {
             let (all, first) = (served + failed, failure.as_deref().unwrap_or("?"));
             return Err(Failure::Seen(format!("{failed} of {all} requests failed: {first}")));
         }
-        let late = match late {
-            0 => String::new(),
-            late => format!(", {late} waited in the frozen node"),
-        };
+        let late = self.total.late_in_words("web-3");
         self.screen.rest()?;
-        let text = format!("No user saw a failure: {served} requests served{late}.");
+        let text = format!("No user saw a failure: {served} requests served{late}");
         Ok(self.screen.say(Tone::Scene, &text)?)
+    }
+
+    /// Says what is done to a node.
+    pub(super) fn say(&mut self, deed: &str) -> Result<(), Failure> {
+        Ok(self.screen.tell(Tone::Deed, &format!("({deed})"))?)
     }
 
     /// Kills a node between two requests: what is inside dies with it, whoever balances.
@@ -194,13 +199,13 @@ impl Stage {
 
     /// The node goes on.
     pub(super) fn thaw(&mut self, node: &str) -> Result<(), Failure> {
-        self.screen.tell(Tone::Deed, &format!("({node} thaws: SIGCONT)"))?;
+        self.say(&format!("{node} goes on: SIGCONT"))?;
         self.nodes.signal(node, Signal::CONT)
     }
 
     /// Somebody starts a node that was killed.
     pub(super) async fn start_again(&mut self, node: &str) -> Result<(), Failure> {
-        self.screen.tell(Tone::Deed, &format!("({node} is started again, by hand)"))?;
+        self.say(&format!("{node} is started again by hand"))?;
         self.nodes.start_again(node).await
     }
 

@@ -33,40 +33,48 @@ impl Told {
             "evicted" => (Tone::Bad, format!("evicted {backend}: {evidence}")),
             "reinstated" => (Tone::Good, format!("reinstated {backend}: {evidence}")),
             "takeover" => (Tone::Takeover, self.takeover(backend)),
-            "recovery" => (Tone::Good, self.recovery(backend)),
+            "recovery" => (self.tone(), self.recovery(backend)),
             other => (Tone::Plain, format!("{other} {backend}: {evidence}")),
         }
     }
 
     fn takeover(&self, to: &str) -> String {
         let Self { detection_ms, retried, cut, lost, .. } = self;
+        // What an operator wants nobody has to notice.
+        let begin = match self.cause.as_str() {
+            "operator" => "an operator's word".to_owned(),
+            _ => format!("first failure, +{detection_ms} ms decided"),
+        };
         let serving = match self.takeover_ms {
-            Some(ms) => format!("serving {ms} ms"),
+            Some(ms) => format!("+{ms} ms serving"),
             None => "nobody served yet".to_owned(),
         };
-        format!(
-            "takeover by {to}: detected {detection_ms} ms, {serving}, retried {retried}, cut {cut}, \
-             lost {lost}"
-        )
+        format!("takeover by {to}: {begin}, {serving}; {retried} retried, {cut} cut, {lost} lost")
+    }
+
+    fn tone(&self) -> Tone {
+        match self.result.as_deref() {
+            Some("success" | "repaired") => Tone::Good,
+            _ => Tone::Bad,
+        }
     }
 
     fn recovery(&self, backend: &str) -> String {
         let result = self.result.as_deref().unwrap_or("?");
         let Self { evidence, duration_ms, .. } = self;
         if self.action == "verify" {
-            return format!("recovery of {backend}: {result}");
+            return format!("recovery: {backend} is {result}");
         }
-        let action = self.action.replace("{backend}", backend);
-        let mut words = action.split_whitespace();
+        let mut words = self.action.split_whitespace();
         // Its own program by its name, and without the name of the door.
         let action = match words.next() {
             Some(PROGRAM) => {
                 ["tidegate"].into_iter().chain(words.take(2)).collect::<Vec<_>>().join(" ")
             }
-            _ => action.clone(),
+            _ => self.action.clone(),
         };
         match result {
-            "success" => format!("recovery: `{action}` success in {duration_ms} ms"),
+            "success" => format!("recovery: `{action}` succeeded in {duration_ms} ms"),
             _ => format!("recovery: `{action}` {result}: {evidence}"),
         }
     }
@@ -88,14 +96,18 @@ mod tests {
                 "evicted a: 3 checks failed",
             ),
             (
-                r#"{"kind":"takeover","backend":"b","from":"a","to":"b","detection_ms":1,
-                    "takeover_ms":4,"retried":1,"cut":0,"lost":0}"#,
-                "takeover by b: detected 1 ms, serving 4 ms, retried 1, cut 0, lost 0",
+                r#"{"kind":"takeover","backend":"b","from":"a","to":"b","cause":"outlier",
+                    "detection_ms":1,"takeover_ms":4,"retried":1,"cut":0,"lost":0}"#,
+                "takeover by b: first failure, +1 ms decided, +4 ms serving; 1 retried, 0 cut, 0 lost",
             ),
             (
-                r#"{"kind":"recovery","backend":"a","action":"/proc/self/exe demo-restart {backend} door",
+                r#"{"kind":"takeover","backend":"a","cause":"operator","takeover_ms":9,"cut":2}"#,
+                "takeover by a: an operator's word, +9 ms serving; 0 retried, 2 cut, 0 lost",
+            ),
+            (
+                r#"{"kind":"recovery","backend":"a","action":"/proc/self/exe demo-restart a door",
                     "result":"success","duration_ms":41}"#,
-                "recovery: `tidegate demo-restart a` success in 41 ms",
+                "recovery: `tidegate demo-restart a` succeeded in 41 ms",
             ),
             (
                 r#"{"kind":"recovery","backend":"a","action":"/bin/x","result":"failure","evidence":"exit status 1"}"#,
@@ -103,7 +115,7 @@ mod tests {
             ),
             (
                 r#"{"kind":"recovery","backend":"a","action":"verify","result":"repaired"}"#,
-                "recovery of a: repaired",
+                "recovery: a is repaired",
             ),
         ] {
             assert_eq!(told(json), line);

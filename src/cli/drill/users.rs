@@ -40,8 +40,8 @@ pub(super) struct Score {
     pub(super) served: u32,
     /// Requests that were not.
     pub(super) failed: u32,
-    /// Answered, after more than a second.
-    pub(super) late: u32,
+    /// Answered after more than a second: how many, by who gave the answers.
+    late: BTreeMap<String, u32>,
     /// The longest that an answer took.
     slowest: Duration,
     /// Answers, by who gave them.
@@ -99,7 +99,9 @@ impl Score {
         match answer {
             Ok(name) => {
                 self.served += 1;
-                self.late += u32::from(took > LATE);
+                if took > LATE {
+                    *self.late.entry(name.clone()).or_default() += 1;
+                }
                 self.slowest = self.slowest.max(took);
                 *self.by.entry(name).or_default() += 1;
             }
@@ -114,12 +116,25 @@ impl Score {
     pub(super) fn add(&mut self, other: Self) {
         self.served += other.served;
         self.failed += other.failed;
-        self.late += other.late;
         self.slowest = self.slowest.max(other.slowest);
-        for (name, count) in other.by {
-            *self.by.entry(name).or_default() += count;
+        for (own, others) in [(&mut self.by, other.by), (&mut self.late, other.late)] {
+            for (name, count) in others {
+                *own.entry(name).or_default() += count;
+            }
         }
         self.failure = self.failure.take().or(other.failure);
+    }
+
+    /// How many were late, and where, after `frozen` has been so: the end of a sentence.
+    pub(super) fn late_in_words(&self, frozen: &str) -> String {
+        let late: u32 = self.late.values().sum();
+        match (late, self.late.keys().all(|name| name == frozen)) {
+            (0, _) => ".".to_owned(),
+            (_, true) => {
+                format!(", {late} of them late: they went to {frozen} before it was evicted.")
+            }
+            (_, false) => format!(", {late} of them after more than a second."),
+        }
     }
 
     /// In a line.
@@ -127,9 +142,9 @@ impl Score {
         let Self { served, failed, late, by, .. } = self;
         let mut line = format!("{served} served, {failed} failed, ");
         let slowest = brief(self.slowest);
-        let _ = match late {
+        let _ = match late.values().sum::<u32>() {
             0 => write!(line, "slowest {slowest}"),
-            late => write!(line, "{late} took up to {slowest}"),
+            late => write!(line, "{late} late (up to {slowest})"),
         };
         for (place, (name, count)) in by.iter().enumerate() {
             let _ = write!(line, "{} {name} {count}", if place == 0 { ":" } else { "," });
@@ -167,7 +182,18 @@ mod tests {
         let mut score = Score::default();
         score.count(Duration::from_millis(3), Ok("web-1".into()));
         score.count(Duration::from_millis(4100), Ok("web-3".into()));
-        assert_eq!(score.line(), "2 served, 0 failed, 1 took up to 4.1 s: web-1 1, web-3 1");
+        assert_eq!(score.line(), "2 served, 0 failed, 1 late (up to 4.1 s): web-1 1, web-3 1");
+    }
+
+    #[test]
+    fn who_was_late_is_said_to_have_been_where_it_was() {
+        let mut score = Score::default();
+        score.count(Duration::from_millis(3), Ok("web-1".into()));
+        assert_eq!(score.late_in_words("web-3"), ".");
+        score.count(Duration::from_secs(4), Ok("web-3".into()));
+        assert!(score.late_in_words("web-3").contains("1 of them late: they went to web-3"));
+        score.count(Duration::from_secs(2), Ok("web-1".into()));
+        assert!(score.late_in_words("web-3").contains("2 of them after more than a second"));
     }
 
     #[test]

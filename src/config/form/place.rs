@@ -6,7 +6,7 @@ use super::super::model::AccessLog;
 use super::{FilePath, Text};
 use crate::net::addr::{self, Address, Bind, Target};
 use crate::net::cidr::Origin;
-use crate::net::name::NamePattern;
+use crate::net::name::{NamePattern, parse_host_name};
 
 /// The pattern of a port from 1.
 macro_rules! port {
@@ -228,7 +228,7 @@ impl Text for NameServer {
         match text.parse::<SocketAddr>() {
             Ok(server) if server.port() == 0 => Err("nothing can be reached at port 0".to_owned()),
             Ok(server) => Ok(server),
-            Err(_) if addr::parse_host_name(text).is_ok() => {
+            Err(_) if parse_host_name(text).is_ok() => {
                 Err("its address, not its name: names are what it is asked for".to_owned())
             }
             Err(_) => Err(String::new()),

@@ -63,17 +63,28 @@ async fn end_all(child: &mut Child, output: &mut Output, occasion: &Occasion) {
     child.kill();
 }
 
-fn start(exec: &ExecAction, occasion: &Occasion) -> std::io::Result<Child> {
+/// The program and its arguments as they are run.
+pub(super) fn command(exec: &ExecAction, occasion: &Occasion) -> Vec<String> {
     let (host, port) = host_and_port(&occasion.address);
-    let values = Values {
+    let values = values(occasion, (&host, &port));
+    exec.command.iter().map(|part| expand(part, &values)).collect()
+}
+
+fn values<'a>(occasion: &'a Occasion, (host, port): (&'a str, &'a str)) -> Values<'a> {
+    Values {
         pool: &occasion.pool,
         backend: &occasion.backend,
-        host: &host,
-        port: &port,
+        host,
+        port,
         event: occasion.event.as_str(),
         cause: &occasion.cause,
-    };
-    let argv: Vec<_> = exec.command.iter().map(|part| expand(part, &values)).collect();
+    }
+}
+
+fn start(exec: &ExecAction, occasion: &Occasion) -> std::io::Result<Child> {
+    let (host, port) = host_and_port(&occasion.address);
+    let values = values(occasion, (&host, &port));
+    let argv = command(exec, occasion);
     let variables = [
         ("TIDEGATE_POOL", values.pool),
         ("TIDEGATE_BACKEND", values.backend),

@@ -104,6 +104,7 @@ fn short(news: &[What]) -> Vec<String> {
         What::Action(index, end) => format!("{index} {}", ended(end)),
         What::Traffic(may) => format!("traffic {may}"),
         What::Done => "done".to_owned(),
+        What::Stopped(index, end) => format!("{index} {}", ended(end)),
     };
     news.iter().map(line).collect()
 }
@@ -249,7 +250,8 @@ fn a_run_that_is_dropped_stops_and_nothing_follows() {
         let pid = file.text().trim().to_owned();
         assert!(is_running(&pid));
         drop(run);
-        assert_eq!(all(news).await, [], "no news of a run that nobody wants");
+        let how = "0 cancelled 1: stopped: what it was for has passed";
+        assert_eq!(short(&all(news).await), [how], "and the second was never begun");
         assert!(!is_running(&pid));
         assert_eq!(file.text().trim(), pid);
     });
@@ -266,7 +268,8 @@ fn a_run_that_waits_for_its_next_attempt_stops_at_once() {
         let run = recovery().start(vec![failing], occasion(), sender);
         assert!(matches!(news.recv().await.unwrap().what, What::Attempt(0, _)));
         drop(run);
-        assert_eq!(all(news).await, []);
+        let how = "0 cancelled 1: stopped: what it was for has passed";
+        assert_eq!(short(&all(news).await), [how]);
     });
 }
 
@@ -489,4 +492,35 @@ mod https {
         let unknown = "its certificate is of an authority that this host does not know";
         assert_eq!(told_trusting(None), format!("0 failure 1: {unknown}"));
     }
+}
+
+/// Else the role would wait for them for ever.
+#[test]
+fn actions_before_traffic_that_panic_have_failed() {
+    let recovery = recovery();
+    let limited = exec_with(&["true"], |exec| {
+        exec.before_traffic = true;
+        exec.max_per_hour = NonZeroU32::new(1);
+    });
+    // What is borrowed already cannot be borrowed again: as good a bug as any.
+    let borrowed = recovery.0.breakers.borrow_mut();
+    let told = told_by(&recovery, vec![limited]);
+    drop(borrowed);
+    assert_eq!(short(&told), ["traffic false", "done"]);
+}
+
+#[test]
+fn what_is_left_of_a_run_is_run_and_what_is_through_is_not() {
+    let file = File::new("resumed");
+    let actions: Vec<_> = ["one", "two"]
+        .map(|word| shell(&format!("echo {word} >> {}", file.0.display()), |_| {}))
+        .into();
+    on_control_thread(async {
+        let (sender, mut news) = unbounded_channel();
+        let run = recovery().resume((actions, 1), occasion(), sender);
+        assert_eq!(run.under_way().map(|(_, through)| through), Some(1));
+        while !matches!(news.recv().await.unwrap().what, What::Done) {}
+        assert!(run.under_way().is_none());
+    });
+    assert_eq!(file.text(), "two\n");
 }

@@ -149,8 +149,62 @@ fn a_process_that_is_always_late_still_checks() {
 fn nobody_waits_out_an_interval_that_is_configured_no_more() {
     let due = |at| Due { at, was_put_off: false };
     let short = Checking { interval: 1000, ..POLICY };
-    assert_eq!(due(3_600_000).at_most(first(32, 64, 0, &short)), due(500));
-    assert_eq!(due(10).at_most(first(32, 64, 0, &short)), due(10));
+    let again = |planned, pace| due(planned).replanned(first(32, 64, 0, &short), 0, pace, &short);
+    assert_eq!(again(3_600_000, Pace::Steady), due(500));
+    assert_eq!(again(1_201, Pace::Steady), due(500), "an interval and its jitter");
+    assert_eq!(again(1_200, Pace::Steady), due(1_200), "as may be planned by this timing too");
+    assert_eq!(again(10, Pace::Steady), due(10));
+    assert_eq!(again(601, Pace::Fast), due(500), "a fast one and its jitter");
+    assert_eq!(again(600, Pace::Fast), due(600));
+}
+
+/// A fleet that goes on `until` then, each checked when due; all starts are noted.
+fn go_on(last: &mut [Tick], until: Tick, draw: &mut impl FnMut() -> u64, starts: &mut Vec<Tick>) {
+    for due in last {
+        while *due < until {
+            starts.push(*due);
+            *due = next(*due, *due + 3, Pace::Steady, draw(), &POLICY).at;
+        }
+    }
+}
+
+/// Whatever the time between them: who reads a configuration again and again checks no more often.
+#[test]
+fn a_fleet_stays_spread_however_often_its_configuration_is_read_again() {
+    for gap in [0, 50, 200, 500, 1000, 2000, 3000] {
+        let (mut draw, mut starts) = (draws(), Vec::new());
+        let mut last = firsts(200, 0, &POLICY);
+        go_on(&mut last, 5_000, &mut draw, &mut starts);
+        starts.clear();
+        for round in 0..10 {
+            let at = 5_000 + round * gap;
+            go_on(&mut last, at, &mut draw, &mut starts);
+            for (due, first) in last.iter_mut().zip(firsts(200, at, &POLICY)) {
+                let [planned, first] = [*due, first].map(|at| Due { at, was_put_off: false });
+                *due = planned.replanned(first, at, Pace::Steady, &POLICY).at;
+            }
+        }
+        go_on(&mut last, 5_000 + 10 * gap + 4_000, &mut draw, &mut starts);
+        assert!(peak(&starts) <= 30, "every {gap} ms: {} in 100 ms", peak(&starts));
+    }
+}
+
+/// From an hour to two seconds, and read again at once: one round of checks, evenly spread.
+#[test]
+fn a_fleet_whose_interval_becomes_shorter_is_spread_over_the_new_one() {
+    let mut draw = draws();
+    let long = Checking { interval: 3_600_000, ..POLICY };
+    let plan = |_| next(0, 3, Pace::Steady, draw(), &long);
+    let mut due: Vec<_> = (0..200).map(plan).collect();
+    for at in [10_000, 10_100, 10_200] {
+        for (due, first) in due.iter_mut().zip(firsts(200, at, &POLICY)) {
+            let first = Due { at: first, was_put_off: false };
+            *due = due.replanned(first, at, Pace::Steady, &POLICY);
+        }
+    }
+    let starts: Vec<_> = due.into_iter().map(|due| due.at).collect();
+    assert!(starts.iter().all(|at| (10_000..12_000).contains(at)));
+    assert_eq!(peak(&starts), 10);
 }
 
 #[test]

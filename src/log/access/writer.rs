@@ -37,7 +37,7 @@ impl Sink {
             Destination::File(path) => {
                 let mut options = OpenOptions::new();
                 options.append(true).create(true);
-                let file = file::open(path, &mut options, Wanted::FileOrDevice);
+                let file = file::open(path, &mut options, Wanted::Sink);
                 file.map(|file| Self::File(destination, file))
             }
         }

@@ -126,6 +126,43 @@ fn an_action_is_stopped_when_the_state_changes_back() {
     proxy.expect_told("reinstated", "a");
     proxy.expect_line("recovery actions were stopped");
     eventually(PATIENCE, "it and its child are gone", || !running(&pid) && !running(&child));
+    let told = proxy.expect_told("recovery", "a");
+    assert!(told.more.starts_with("on_evict cancelled (attempt 1, "), "{told:?}");
+    assert_eq!(told.evidence, "stopped: what it was for has passed");
+    throughout(ms(200), "nothing else is told", || proxy.told("recovery", "a").len() == 1);
+}
+
+/// The second waits for the first, and is left out when that is stopped: one event for the run.
+#[test]
+fn an_action_whose_turn_never_came_is_told_as_cancelled() {
+    let nodes = [Node::named("a"), Node::named("b")];
+    let (answers, fine, notes) = (Answers::by("P"), Answers::by("P"), Notes::new());
+    let failing = notes.action("echo begun >> notes; exit 1", ", attempts: 9, backoff: 10m");
+    let keys = format!("recovery: {{on_evict: [{failing}, {}]}}", notes.noting());
+    let proxy = checked(&nodes, &answers, &fine, ", fall: 1, rise: 1").pool(&keys).start();
+    expect_checks(&answers, 1);
+    answers.go_on("F");
+    eventually(PATIENCE, "it waits for its second attempt", || notes.lines() == ["begun"]);
+    proxy.expect_line("attempt of a recovery action");
+    answers.go_on("P");
+    let told = proxy.expect_told("recovery", "a");
+    assert!(told.more.starts_with("on_evict cancelled (attempt 1, "), "{told:?}");
+    throughout(ms(200), "and no other is begun or told", || {
+        notes.lines() == ["begun"] && proxy.told("recovery", "a").len() == 1
+    });
+}
+
+#[test]
+fn an_event_names_the_command_as_it_was_run() {
+    let nodes = [Node::named("a"), Node::named("b")];
+    let command = "[\"true\", \"{event}\", \"{pool}/{backend}\", \"{host}:{port}\", \"{cause}\"]";
+    let keys = format!("recovery: {{on_evict: [{{exec: {{command: {command}}}}}]}}");
+    let proxy = pool(&nodes).pool(&keys).start();
+    nodes[0].kill();
+    assert_eq!(sequence(&proxy, 8), "bbbbbbbb");
+    let told = proxy.expect_told("recovery", "a");
+    let ran = format!(": true evict app/a {} outlier", nodes[0].address());
+    assert!(told.more.ends_with(&ran), "{told:?}");
 }
 
 /// Ejected by traffic, found `unhealthy` by checks a moment later: it is as much out as before, and the
@@ -226,6 +263,30 @@ fn a_repair_that_does_not_work_is_told_too() {
     let told = proxy.expect_told_again("recovery", "a", 2);
     assert!(told.more.starts_with("on_evict not repaired"), "{told:?}");
     throughout(ms(400), "and once", || proxy.told("recovery", "a").len() == 2);
+}
+
+/// Its checks pass, its connections fail: what put it out decides whether it is repaired.
+#[test]
+fn one_trial_that_fails_shows_it_though_checks_pass() {
+    let nodes = [Node::named("a"), Node::named("b")];
+    let (answers, fine, notes) = (Answers::by("P"), Answers::by("P"), Notes::new());
+    let keys = format!(
+        "recovery: {{on_evict: [{}]}}, outlier_detection: {{base_ejection: 2s, max_ejection: 2s}}",
+        notes.noting()
+    );
+    let proxy = checked(&nodes, &answers, &fine, ", fall: 20").pool(&keys).start();
+    expect_checks(&answers, 1);
+    expect_checks(&fine, 1);
+    nodes[0].kill();
+    assert_eq!(sequence(&proxy, 8), "bbbbbbbb");
+    proxy.expect_told("recovery", "a");
+    eventually(PATIENCE, "the trial fails", || {
+        assert_eq!(who(&proxy), "b");
+        proxy.told("recovery", "a").len() == 2
+    });
+    let told = proxy.expect_told_again("recovery", "a", 2);
+    assert!(told.more.starts_with("on_evict not repaired"), "{told:?}");
+    assert_eq!(told.evidence, "the trial after the ejection failed");
 }
 
 /// Without checks it is the trial that shows it.

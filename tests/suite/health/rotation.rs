@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use super::{checking, client_of, expect_checks, expect_service_of, sequence, tally, who};
+use crate::support::admin::Admin;
 use crate::support::{
-    Answers, End, Node, PATIENCE, SLACK, Setup, eventually, ms, pause, throughout,
+    Answers, BlackHole, End, Node, PATIENCE, SLACK, Setup, eventually, ms, pause, throughout,
 };
 
 /// Two nodes that take turns, and one behind them.
@@ -241,4 +242,51 @@ fn primaries_that_come_and_go_under_load_lose_nobody() {
     });
     assert!(!proxy.reasons().contains_key("connect_failed"), "{:?}", proxy.reasons());
     assert!(!proxy.reasons().contains_key("no_backend"), "{:?}", proxy.reasons());
+}
+
+/// Whatever takes a backend out for good takes out the connections that are on their way to it.
+#[test]
+fn a_connection_under_way_to_a_backend_that_is_disabled_goes_elsewhere() {
+    let (hole, good) = (BlackHole::new(), Node::named("b"));
+    let first = format!("{{address: \"{}\", name: hole}}", hole.address());
+    let setup = Setup::to([first, good.entry("")]).head("admin: {bind: \"127.0.0.1:0\"}");
+    let patient = "strategy: first_available, connect: {timeout: 30s, deadline: 30s, hedge: off}";
+    let proxy = setup.pool(patient).start();
+    let admin = Admin::of(&proxy);
+    let client = proxy.client();
+    eventually(PATIENCE, "it is under way", || hole.dials_of(proxy.pid()) == 1);
+    admin.post("/api/v1/pools/app/backends/hole/disable", "{}").ok();
+    assert_eq!(client.receive(1), b"b");
+    assert_eq!(hole.dials_of(proxy.pid()), 0);
+}
+
+/// [HH-6] Who waits for a slot of the backup is served by the primary once that is back: what a backup
+/// has free after that is nobody's.
+#[test]
+fn the_backup_takes_nothing_from_the_queue_once_a_primary_is_back() {
+    let (nodes, answers, fine) =
+        ([Node::named("a"), Node::named("b")], Answers::by("P"), Answers::by("P"));
+    let keys = |answers: &Answers, more: &str| format!("health_port: {}{more}", answers.port());
+    let setup = Setup::to([
+        nodes[0].entry(&keys(&answers, "")),
+        nodes[1].entry(&keys(&fine, ", backup: true, max_connections: 1")),
+    ]);
+    let setup = setup.pool(&checking(&answers, ", fall: 1, rise: 2"));
+    let proxy = setup.pool("queue: {timeout: 8s, max: 50}").start();
+    expect_checks(&answers, 1);
+    answers.go_on("F");
+    proxy.expect_told("evicted", "a");
+    pause(ms(10));
+    let inside = client_of(&proxy, "b");
+    let waiting: Vec<_> = (0..10).map(|_| proxy.client()).collect();
+    waiting.iter().for_each(|client| client.send("!"));
+    pause(ms(100));
+    assert_eq!((nodes[0].accepted(), nodes[1].accepted()), (0, 1), "they wait");
+    answers.go_on("P");
+    // At once, while the slot of the backup is still taken; then that is free.
+    waiting.iter().for_each(|client| client.expect("a"));
+    proxy.expect_told("reinstated", "a");
+    drop(inside);
+    assert_eq!(sequence(&proxy, 10), "a".repeat(10));
+    assert_eq!(nodes[1].accepted(), 1);
 }

@@ -121,6 +121,47 @@ fn a_restart_sends_nothing_to_a_backend_that_is_known_to_be_down() {
     }
 }
 
+/// [RL-4] One of three is known to be down and another ejected; the third is active, and stays so.
+#[test]
+fn ten_restarts_in_a_row_move_no_role_and_send_nothing_to_who_is_down() {
+    let (nodes, file) = (["a", "b", "c"].map(Node::named), File::new());
+    let answers = ["P", "P", "P"].map(Answers::by);
+    let entry = |(node, answers): (&Node, &Answers)| {
+        node.entry(&format!("health_port: {}", answers.port()))
+    };
+    let ejection = "base_ejection: 1h, max_ejection: 1h, max_ejected_percent: 100";
+    let setup = Setup::to(nodes.iter().zip(&answers).map(entry))
+        .pool(&checking(&answers[0], ", fall: 1, rise: 2"))
+        .pool(&format!("strategy: hot_standby, outlier_detection: {{{ejection}}}"))
+        .head(&file.key());
+    let mut proxy = setup.clone().start();
+    answers.iter().for_each(|answers| expect_checks(answers, 1));
+    answers[0].go_on("F");
+    expect_service_of(&proxy, "b");
+    nodes[1].kill();
+    expect_service_of(&proxy, "c");
+    nodes[1].restart();
+    file.expect("what is known of all", |pool| {
+        let state = |name: &str| pool["backends"][name]["state"].clone();
+        pool["active"] == "c" && state("a") == "unhealthy" && state("b") == "ejected"
+    });
+    let before = [nodes[0].accepted(), nodes[1].accepted()];
+    for round in 0..10 {
+        if round % 2 == 0 {
+            stop(proxy);
+        } else {
+            kill(proxy);
+        }
+        proxy = setup.clone().start();
+        assert_eq!(sequence(&proxy, 5), "ccccc", "restart {round}");
+        assert!(proxy.events().is_empty(), "restart {round}: {:?}", proxy.events());
+        // Not before the checks have said something, too.
+        answers.iter().for_each(|answers| expect_checks(answers, 1));
+        assert_eq!(sequence(&proxy, 5), "ccccc", "restart {round}");
+    }
+    assert_eq!([nodes[0].accepted(), nodes[1].accepted()], before);
+}
+
 #[test]
 fn an_ejection_goes_on_after_a_restart() {
     let (nodes, file) = ([Node::named("a"), Node::named("b")], File::new());
@@ -188,6 +229,7 @@ fn a_file_that_is_not_to_be_believed_is_reported_and_ignored() {
         ("foreign", "{\"format\": \"another program\", \"version\": 1}".to_owned()),
         ("of a version to come", altered("version", 4711.into())),
         ("over a day old", altered("saved_at", (saved_at - day - 60_000).into())),
+        ("from the future", altered("saved_at", (saved_at + 3_600_000).into())),
     ];
     for (name, text) in cases {
         std::fs::write(world.file.path(), text).unwrap();

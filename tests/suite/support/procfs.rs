@@ -35,6 +35,13 @@ pub(crate) fn descriptors(pid: u32) -> HashMap<u32, String> {
     entries.collect()
 }
 
+/// Whether a process runs: one that has ended and that nobody has asked about does not.
+pub(crate) fn runs(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // The state follows the name, which is in parentheses.
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with(['Z', 'X']))
+}
+
 /// How many descriptors of a process are sockets.
 pub(crate) fn socket_count(pid: u32) -> usize {
     descriptors(pid).values().filter(|what| what.starts_with("socket:")).count()
@@ -44,16 +51,22 @@ pub(crate) fn socket_count(pid: u32) -> usize {
 pub(crate) fn tcp_sockets(pid: u32, state: Option<u8>) -> Vec<Tcp> {
     let of = |what: &String| what.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
     let inodes: HashSet<u64> = descriptors(pid).values().filter_map(of).collect();
-    let column = state.map_or_else(|| " ".to_owned(), |state| format!(" {state:02X} "));
-    let mut rows = rows(&format!("/proc/{pid}/net/tcp"), &column);
-    rows.extend(self::rows(&format!("/proc/{pid}/net/tcp6"), &column));
+    // Sockets in TIME_WAIT, tens of thousands after many tests, are no process's any more.
+    let column = state.map(|state| format!(" {state:02X} "));
+    let is_meant = |line: &str| match &column {
+        Some(column) => line.contains(column),
+        None => !line.contains(" 06 "),
+    };
+    let mut rows = rows(&format!("/proc/{pid}/net/tcp"), is_meant);
+    rows.extend(self::rows(&format!("/proc/{pid}/net/tcp6"), is_meant));
     rows.retain(|row| inodes.contains(&row.inode) && state.is_none_or(|state| row.state == state));
     rows
 }
 
 /// The TCP sockets of the whole network namespace that are in this state.
 pub(crate) fn all_tcp(state: u8) -> Vec<Tcp> {
-    let mut rows = rows("/proc/self/net/tcp", &format!(" {state:02X} "));
+    let column = format!(" {state:02X} ");
+    let mut rows = rows("/proc/self/net/tcp", |line| line.contains(&column));
     rows.retain(|row| row.state == state);
     rows
 }
@@ -61,8 +74,8 @@ pub(crate) fn all_tcp(state: u8) -> Vec<Tcp> {
 /// Bytes of this connection that the other side's kernel has not yet taken.
 pub(crate) fn unsent(local: SocketAddr, remote: SocketAddr) -> Option<u64> {
     let ports = format!(":{:04X} ", local.port());
-    let row = rows("/proc/self/net/tcp", &ports).into_iter();
-    row.filter(|row| row.local == local && row.remote == remote).map(|row| row.unsent).next()
+    let rows = rows("/proc/self/net/tcp", |line| line.contains(&ports)).into_iter();
+    rows.filter(|row| row.local == local && row.remote == remote).map(|row| row.unsent).next()
 }
 
 /// Processor time used so far by each thread of a process.
@@ -98,11 +111,11 @@ pub(crate) fn resident(pid: u32) -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
-/// The rows of a table that contain `part`. There are thousands when tests ran before, of
-/// connections that are long closed: most must be passed over without a closer look.
-fn rows(path: &str, part: &str) -> Vec<Tcp> {
+/// The rows of a table that are meant. There are thousands when tests ran before, of connections that
+/// are long closed: most must be passed over without a closer look.
+fn rows(path: &str, is_meant: impl Fn(&str) -> bool) -> Vec<Tcp> {
     let text = fs::read_to_string(path).unwrap_or_default();
-    text.lines().skip(1).filter(|line| line.contains(part)).filter_map(row).collect()
+    text.lines().skip(1).filter(|line| is_meant(line)).filter_map(row).collect()
 }
 
 fn row(line: &str) -> Option<Tcp> {

@@ -1,5 +1,9 @@
 //! Another configuration while the program runs.
 
+mod load;
+mod state;
+mod storm;
+
 use rustix::process::Signal;
 
 use super::support::admin::Admin;
@@ -51,23 +55,42 @@ fn a_hundred_bad_reloads_leave_nothing_behind() {
     let blocked =
         good.replace("admin: {bind: \"127.0.0.1:0\"}", &format!("admin: {{bind: \"{taken}\"}}"));
     admin.get("/livez");
-    let before = procfs::descriptors(proxy.pid()).len();
+    let counts =
+        || (procfs::descriptors(proxy.pid()).len(), procfs::thread_times(proxy.pid()).len());
+    let (before, file) = (counts(), proxy.directory().join("tidegate.yaml"));
+    let resident = proxy.resident();
     for round in 0..100 {
-        let (bad, code) = match round % 2 {
-            0 => (good.replace("backends:", "backend:"), 422),
-            _ => (blocked.clone(), 409),
+        let (bad, code) = match round % 5 {
+            0 => (Some(good.replace("backends:", "backend:")), 422),
+            1 => (Some(format!("{good}\n: [")), 422),
+            2 => (Some(good.replace("app: {backends", "other: {backends")), 422),
+            3 => (Some(blocked.clone()), 409),
+            // It is not there at all.
+            _ => (None, 409),
         };
-        write(&proxy, &bad);
+        match bad {
+            Some(bad) => write(&proxy, &bad),
+            None => std::fs::remove_file(&file).unwrap(),
+        }
         let answer = admin.post("/api/v1/reload", "{}");
         assert_eq!(answer.code, code, "{answer:?}");
         if code == 422 {
             assert!(answer.json()["problems"][0]["line"].is_u64(), "{answer:?}");
         }
     }
-    eventually(PATIENCE, "as many descriptors as before", || {
-        procfs::descriptors(proxy.pid()).len() <= before
+    // Threads for reading files stay a while; there are never more of them than one at a time needs.
+    eventually(PATIENCE * 2, "as many descriptors and threads as before", || {
+        let now = counts();
+        now.0 <= before.0 && now.1 <= before.1 + 1
     });
+    let grown = proxy.resident().saturating_sub(resident);
+    assert!(grown < 4 << 20, "{grown} bytes more");
     assert_eq!(proxy.client().receive(3), b"one");
+    let two = TestBackend::named("two");
+    write(&proxy, &setup(&[&two]).file());
+    admin.post("/api/v1/reload", "{}").ok();
+    assert_eq!(proxy.client().receive(3), b"two", "a good one is put in force after all of them");
+    assert_eq!(admin.metric("tidegate_config_reloads_total", &["failure"]), 100.0);
 }
 
 #[test]
