@@ -474,7 +474,7 @@
   const story = (event) => {
     let text = event.cause === event.evidence ? `by the ${event.cause}` : `${event.cause}: ${event.evidence}`;
     if (event.kind === "recovery") text += ` (${event.action}: ${event.result})`;
-    for (const p of event.problems || []) text += `; ${p.line}:${p.column}: ${p.path}: ${p.message}`;
+    for (const p of event.problems || []) text += `; ${event.file ? `${event.file}:` : ""}${p.line}:${p.column}: ${p.path}: ${p.message}`;
     return text;
   };
   const subject = (event) => event.pool ? (event.backend ? `${event.pool}/${event.backend}` : event.pool) : "";

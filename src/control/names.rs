@@ -317,11 +317,13 @@ impl Controller {
         let addresses =
             |known: &Known| known.found().map(|f| f.address).collect::<BTreeSet<SocketAddr>>();
         let (was, is) = (addresses(&before), addresses(&named.known));
+        let news: Vec<SocketAddr> = is.difference(&was).copied().collect();
         let words = |address: &SocketAddr| address.to_string().into();
-        let added: Vec<Arc<str>> = is.difference(&was).map(words).collect();
+        let added: Vec<Arc<str>> = news.iter().map(words).collect();
         let removed: Vec<Arc<str>> = was.difference(&is).map(words).collect();
         let evidence = format!("{} resolves to {} addresses", named.written, is.len());
         let backend = Arc::clone(&named.backend);
+        self.tell_loops(&name, &news);
         self.place_anew(index);
         if !added.is_empty() || !removed.is_empty() {
             self.tell(News {
@@ -332,6 +334,24 @@ impl Controller {
                 evidence: evidence.into(),
                 more: More::Resolved { added, removed },
             });
+        }
+    }
+
+    /// Warns of addresses at which a listener would forward to itself. What a name stands for is not
+    /// known when a configuration is checked, and may change at any time.
+    fn tell_loops(&self, pool: &str, news: &[SocketAddr]) {
+        let config = self.config.load();
+        for (listener, bound) in self.host.addresses() {
+            let leads = |listener: &model::Listener| listener.routes.iter().any(|r| r.pool == pool);
+            if !config.listeners.get(&listener).is_some_and(leads) {
+                continue;
+            }
+            for address in news.iter().filter(|address| reaches(**address, &bound)) {
+                warn!(
+                    %pool, %listener, %address,
+                    "a name resolves to a listener that leads to it: connections go round"
+                );
+            }
         }
     }
 
@@ -406,6 +426,15 @@ fn tell_failure(pool: &str, named: &Named, error: &LookupError) {
     } else {
         warn!(%pool, %backend, %name, %error, known, "a name cannot be looked up: what is known stays");
     }
+}
+
+/// Whether who connects to `to` comes to what is bound at `bound`, as far as the two tell: other
+/// addresses of this host are not known.
+fn reaches(to: SocketAddr, bound: &Address) -> bool {
+    let Address::Tcp(at) = bound else { return false };
+    let (ip, own) = (to.ip().to_canonical(), at.ip());
+    let is_every = own.is_unspecified() && own.is_ipv4() == ip.is_ipv4();
+    to.port() == at.port() && (ip == own || (is_every && ip.is_loopback()))
 }
 
 fn query(target: &Target) -> Option<Query> {

@@ -86,7 +86,7 @@ fn a_stranger_is_refused_and_the_token_is_changed_by_a_reload() {
     scratch.write("token", "");
     let head = "Authorization: Bearer second\r\n";
     let refused = admin.ask("POST", "/api/v1/reload", head, "{}");
-    assert!(refused.code == 409 && refused.body.contains("the token is empty"), "{refused:?}");
+    assert!(refused.code == 422 && refused.body.contains("the token is empty"), "{refused:?}");
     assert_eq!(with("second"), 200);
 }
 

@@ -66,7 +66,7 @@ impl Text for Ip {
     type Value = IpAddr;
     const NAME: &'static str = "ip";
     const EXPECTED: &'static str = "an IP address";
-    const PATTERN: &'static str = "^[0-9A-Fa-f:.]+$";
+    const PATTERN: &'static str = "^[0-9A-Fa-f]*[.:][0-9A-Fa-f:.]+$";
 
     fn parse(text: &str) -> Result<IpAddr, String> {
         addr::parse_ip(text)
@@ -109,7 +109,7 @@ impl Text for SourceOrigin {
     type Value = Origin;
     const NAME: &'static str = "network";
     const EXPECTED: &'static str = "a network such as 10.0.0.0/8, an IP address, or unix";
-    const PATTERN: &'static str = "^(unix|[0-9A-Fa-f:.]+(/[0-9]{1,3})?)$";
+    const PATTERN: &'static str = "^(unix|[0-9A-Fa-f]*[.:][0-9A-Fa-f:.]+(/[0-9]{1,3})?)$";
 
     fn parse(text: &str) -> Result<Origin, String> {
         Origin::parse(text)

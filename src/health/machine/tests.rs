@@ -414,15 +414,14 @@ fn a_reload_that_takes_away_checks_or_detection_leaves_nobody_out_for_ever() {
 
 #[test]
 fn a_backend_of_which_nothing_is_known_says_why_it_is_as_it_is() {
-    let (checked, unchecked) = (BOTH, PASSIVE);
     let reason = |operator, policy: &Policy| Health::new(operator, 0, policy).reason().to_string();
-    assert_eq!(reason(Enabled, &checked), "not checked yet");
-    let nothing = "no health_check, and nothing has failed so far";
-    assert_eq!(reason(Enabled, &unchecked), nothing);
-    assert_eq!(reason(Disabled, &unchecked), "disabled in the configuration");
-    assert_eq!(reason(Disabled, &checked), "disabled in the configuration");
-    let mut health = Health::new(Enabled, 0, &unchecked);
-    health = health.step(Event::Configured { is_new_check: true }, 1, &checked).next;
+    assert_eq!(reason(Enabled, &BOTH), "not checked yet");
+    assert_eq!(reason(Enabled, &PASSIVE), "no health_check, and nothing has failed so far");
+    for policy in [BOTH, PASSIVE] {
+        assert_eq!(reason(Disabled, &policy), "disabled in the configuration");
+    }
+    let added = Event::Configured { is_new_check: true };
+    let health = Health::new(Enabled, 0, &PASSIVE).step(added, 1, &BOTH).next;
     assert_eq!(health.reason().to_string(), "not checked yet");
 }
 

@@ -179,3 +179,15 @@ fn a_weight_that_is_in_force_already_is_no_news() {
     let told = events.as_array().unwrap().iter().filter(|event| event["kind"] == "weight");
     assert_eq!(told.map(|event| event["weight"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 1]);
 }
+
+#[test]
+fn a_name_that_resolves_to_its_own_listener_is_warned_of() {
+    let one = TestBackend::named("one");
+    let proxy = setup(&[&one]).start();
+    let admin = Admin::of(&proxy);
+    let (_, port) = proxy.address().rsplit_once(':').unwrap();
+    let name = format!("localhost:{port}");
+    write(&proxy, &Setup::to([one.address(), &name]).head(HEAD).file());
+    admin.post("/api/v1/reload", "{}").ok();
+    proxy.expect_line("a name resolves to a listener that leads to it");
+}
