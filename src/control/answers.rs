@@ -12,7 +12,7 @@ use super::handle::{
 use super::keeper::Node;
 use super::pool::Controlled;
 use crate::failover::{Cause, Id, MoveError, Why};
-use crate::health::{Event, Operator, Tick};
+use crate::health::{Event, Operator, State, Tick};
 use crate::net::clock::ticks;
 use crate::state::{Ending, Notice, Open, Which};
 
@@ -70,13 +70,16 @@ impl Controller {
         operation: Operation,
     ) -> Result<BackendStatus, Error> {
         let index = self.pool_called(pool)?;
+        if let Operation::Kill { idle } = operation {
+            return self.kill(index, backend, idle).await;
+        }
         let id = self.backend_called(index, backend)?;
         match operation {
             Operation::Drain => self.say(id, Operator::Draining),
             Operation::Enable => self.say(id, Operator::Enabled),
             Operation::Disable => self.say(id, Operator::Disabled),
             Operation::Weight(weight) => self.weigh(index, id, weight),
-            Operation::Kill { idle } => self.kill(id, idle).await,
+            Operation::Kill { .. } => {}
         }
         self.settle_all().await;
         let at = self.now();
@@ -107,9 +110,27 @@ impl Controller {
         self.unsaved();
     }
 
-    async fn kill(&self, id: Id, idle: Option<Duration>) {
-        let which = Which::Of(id, idle.map_or(0, ticks));
-        self.threads.tell(&Notice::End { which, reason: Ending::Killed }).await;
+    /// Closes the connections of all that are listed under this name: of one that is configured no more
+    /// too.
+    async fn kill(
+        &self,
+        index: usize,
+        name: &str,
+        idle: Option<Duration>,
+    ) -> Result<BackendStatus, Error> {
+        let pool = &self.pools[index];
+        let parted: Vec<_> =
+            pool.parted.iter().map(|p| &p.node).filter(|n| *n.name == *name).collect();
+        let node = match (self.backend_called(index, name), &parted[..]) {
+            (Ok(id), _) => pool.keeper.node(id).ok_or(Error::Gone)?,
+            (Err(_), [parted, ..]) => parted,
+            (Err(unknown), []) => return Err(unknown),
+        };
+        for id in parted.iter().map(|node| node.id).chain([node.id]) {
+            let which = Which::Of(id, idle.map_or(0, ticks));
+            self.threads.tell(&Notice::End { which, reason: Ending::Killed }).await;
+        }
+        Ok(backend_status(pool, node, self.now()))
     }
 
     async fn fail_over(&mut self, pool: &str, to: Option<&str>) -> Result<PoolStatus, Error> {
@@ -150,6 +171,12 @@ pub(super) fn backend_status(pool: &Controlled, node: &Node, at: Tick) -> Backen
     let state = node.health.state();
     let live = pool.backings.get(&node.id).map(|backing| &backing.backend);
     let age = Duration::from_millis(node.health.age(at));
+    let is_parted = pool.keeper.node(node.id).is_none();
+    let (state, reason) = if is_parted {
+        (State::Draining, "no longer configured".to_owned())
+    } else {
+        (state, node.health.reason().to_string())
+    };
     BackendStatus {
         name: Arc::clone(&node.name),
         address: node.address.to_string(),
@@ -157,7 +184,7 @@ pub(super) fn backend_status(pool: &Controlled, node: &Node, at: Tick) -> Backen
         usable: state.is_usable(),
         in_rotation: pool.is_in_rotation(node.id),
         since: wall().checked_sub(age).unwrap_or(std::time::SystemTime::UNIX_EPOCH),
-        reason: node.health.reason().to_string(),
+        reason,
         weight: node.weight.value(),
         priority: node.priority,
         connections_active: live.map_or(0, |live| live.load.open().into()),

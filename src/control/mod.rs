@@ -18,6 +18,7 @@ pub mod handle;
 pub mod keeper;
 mod names;
 mod overview;
+mod parted;
 mod places;
 mod pool;
 pub mod recovery;

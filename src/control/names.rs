@@ -13,15 +13,11 @@ use tracing::warn;
 use super::controller::Controller;
 use super::event::{Kind, More, News};
 use super::pool::{Controlled, Place};
-use super::timers::Timer;
 use crate::config::model;
 use crate::failover::{Cause, Id, Why};
 use crate::health::{Event, Tick};
 use crate::net::addr::{Address, Target};
 use crate::net::resolve::{Bounds, Change, Found, Known, LookupError, Query, Resolver, Watch};
-
-/// How often it is looked whether the last connection of a lost address has ended.
-const PURGE_EVERY: Tick = 1_000;
 
 /// A name that is looked up again and again.
 #[derive(Debug)]
@@ -228,18 +224,19 @@ impl Controller {
         known.keeper.refresh(&why, false, at);
         known.is_dirty = true;
         if named.iter().any(|(_, is_resolved)| !is_resolved) {
-            let number = known.number;
-            self.timers.set(at + PURGE_EVERY, Timer::Purge(number));
+            self.purge_later(index);
         }
         self.begin_checks();
         self.unsaved();
     }
 
-    /// Forgets the addresses that a name has lost and that nobody is connected to any more.
+    /// Forgets the addresses that a name has lost, and the backends that are configured no more, as far
+    /// as nobody is connected to them any more.
     pub(super) fn purge(&mut self, number: u32) {
         let at = self.now();
         let Some(index) = self.pools.iter().position(|pool| pool.number == number) else { return };
         let pool = &mut self.pools[index];
+        pool.purge_parted(at);
         let config = pool.config.clone();
         let places = pool.places(&config);
         let is_lost = |id: Id, address: &str| {
@@ -249,10 +246,9 @@ impl Controller {
             let nodes = pool.keeper.nodes.iter();
             nodes.filter(|node| is_lost(node.id, &node.address)).map(|node| node.id).collect()
         };
-        let is_idle = |id: &Id| pool.backings.get(id).is_none_or(|b| b.backend.load.open() == 0);
-        let over: Vec<Id> = lost.iter().copied().filter(is_idle).collect();
-        if over.len() < lost.len() {
-            self.timers.set(at + PURGE_EVERY, Timer::Purge(number));
+        let over: Vec<Id> = lost.iter().copied().filter(|id| pool.open(*id) == 0).collect();
+        if over.len() < lost.len() || !pool.parted.is_empty() {
+            self.purge_later(index);
         }
         if !over.is_empty() {
             let pool = &mut self.pools[index];
@@ -260,8 +256,8 @@ impl Controller {
             let why = Why::new(Cause::Resolve, "the name no longer resolves to it");
             pool.keeper.refresh(&why, false, at);
             pool.is_dirty = true;
-            self.forget(index);
         }
+        self.forget(index);
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::demotion::Demotion;
 use super::keeper::{Keeper, Node, Settings};
 use super::names::Named;
+use super::parted::Parted;
 use super::repair::Repairs;
 use super::takeover::Takeover;
 use crate::balance::candidates::{self, Chosen};
@@ -52,6 +53,11 @@ pub(super) struct Controlled {
     pub(super) names: Vec<Named>,
     /// Trials that a check is to decide, or is deciding.
     pub(super) probed: HashMap<Id, u64>,
+    /// Backends that are configured no more, as long as they have connections: whoever is back by then
+    /// is the same one.
+    pub(super) parted: Vec<Parted>,
+    /// When it is next looked who of those has none any more.
+    pub(super) purge_at: Option<Tick>,
 }
 
 /// The active role as somebody left it.
@@ -203,8 +209,10 @@ impl Backing {
 impl Backing {
     /// What stands behind the node is described anew.
     pub(super) fn renew(&mut self, place: &Place<'_>, target: Target) {
-        self.max_connections = place.config.max_connections;
+        let config = place.config;
+        self.max_connections = config.max_connections;
         self.target = Rc::new(target);
+        self.origin = config.address.address().is_none().then(|| config.name.as_str().into());
     }
 }
 
@@ -235,6 +243,8 @@ impl Controlled {
             is_dirty: true,
             names: Vec::new(),
             probed: HashMap::new(),
+            parted: Vec::new(),
+            purge_at: None,
         }
     }
 
@@ -249,6 +259,11 @@ impl Controlled {
     /// The name of a backend of the pool; of one that has gone, none.
     pub(super) fn name_of(&self, id: Id) -> Option<Arc<str>> {
         self.keeper.node(id).map(|node| Arc::clone(&node.name))
+    }
+
+    /// Open connections of a backend, whether it is configured or not.
+    pub(super) fn open(&self, id: Id) -> u32 {
+        self.backings.get(&id).map_or(0, |backing| backing.backend.load.open())
     }
 
     pub(super) fn closes_demoted(&self) -> bool {

@@ -221,20 +221,6 @@ impl Controller {
         self.unsaved();
     }
 
-    /// Forgets all about backends of the pool of this index that are there no more.
-    pub(super) fn forget(&mut self, index: usize) {
-        let pool = &mut self.pools[index];
-        let nodes = &pool.keeper.nodes;
-        let is_gone = |id: &Id| !nodes.iter().any(|node| node.id == *id);
-        let gone: Vec<Id> = pool.backings.keys().copied().filter(is_gone).collect();
-        for id in gone {
-            pool.backings.remove(&id);
-            pool.repairs.forget(id);
-            pool.probed.remove(&id);
-            self.homes.remove(&id);
-        }
-    }
-
     /// Puts another configuration of the last pool in force.
     fn renew_pool(&mut self, (pool, config): (&Arc<Pool>, &model::Pool), made: Made) {
         let at = self.now();
@@ -282,7 +268,6 @@ impl Controller {
         config: &model::Pool,
     ) -> Vec<(Id, bool)> {
         let at = self.now();
-        let number = self.pools[index].number;
         let places = self.pools[index].places(config);
         let mut before = std::mem::take(&mut self.pools[index].keeper.nodes);
         let (mut nodes, mut fresh) = (Vec::new(), Vec::new());
@@ -305,12 +290,9 @@ impl Controller {
                     node
                 }
                 None => {
-                    let id = self.next_id();
-                    self.homes.insert(id, number);
-                    let backing = self.backing(id, pool, (config, &place));
-                    self.pools[index].backings.insert(id, backing);
-                    fresh.push((id, false));
-                    pool::node(id, &place)
+                    let node = self.come(index, pool, (config, &place));
+                    fresh.push((node.id, false));
+                    node
                 }
             };
             nodes.push(node);
@@ -320,16 +302,16 @@ impl Controller {
             let mut backends = config.backends.iter();
             backends.any(|b| b.name == *origin && b.address.address().is_none())
         };
-        let lost = before
+        let (lost, gone): (Vec<Node>, Vec<Node>) = before
             .into_iter()
-            .filter(|node| self.pools[index].origin(node.id).is_some_and(is_name));
-        let lost: Vec<Node> = lost.collect();
+            .partition(|node| self.pools[index].origin(node.id).is_some_and(is_name));
+        self.part(index, gone);
         fresh.extend(lost.iter().map(|node| (node.id, true)));
         nodes.extend(lost);
         let policy = pool::settings(config).health;
         let new = |id: &Id| fresh.iter().any(|(other, is_known)| other == id && !is_known);
         for node in nodes.iter_mut().filter(|node| new(&node.id)) {
-            node.health = self.first_health(pool, node, at, &policy);
+            node.health = self.first_health(pool, node, at, &policy).after(&node.health);
         }
         self.pools[index].keeper.nodes = nodes;
         fresh

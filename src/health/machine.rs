@@ -122,6 +122,13 @@ impl Health {
         health.step(Event::Timer, at, policy).next
     }
 
+    /// The same, of a backend that was there before: what was under way then, checks and trials, counts
+    /// for nothing.
+    #[must_use]
+    pub fn after(self, before: &Self) -> Self {
+        Self { epoch: before.epoch + 1, trial: before.trial, ..self }
+    }
+
     /// One step: what `event`, which happened `at` this time, makes of the state.
     ///
     /// Reads no clock and changes nothing; the caller keeps `next`.
