@@ -49,6 +49,8 @@ pub(super) struct Controlled {
     cost: (Tick, Tick),
     /// Whether anything has changed since.
     pub(super) is_dirty: bool,
+    /// Whether the timing of its checks has become another one, and they are to be planned anew.
+    pub(super) is_retimed: bool,
     /// The names among its backends.
     pub(super) names: Vec<Named>,
     /// Trials that a check is to decide, or is deciding.
@@ -241,6 +243,7 @@ impl Controlled {
             published: None,
             cost: (0, 0),
             is_dirty: true,
+            is_retimed: false,
             names: Vec::new(),
             probed: HashMap::new(),
             parted: Vec::new(),

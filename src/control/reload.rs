@@ -229,9 +229,11 @@ impl Controller {
         let known = &mut self.pools[index];
         let is_new_check = probe_of(&known.config) != probe_of(config);
         let was_standby = known.keeper.settings.is_standby;
-        let was_checked = known.keeper.settings.health.checks.is_some();
+        let checks_before = known.keeper.settings.health.checks;
         let is_new_strategy = known.config.strategy != config.strategy;
         known.keeper.settings = pool::settings(config);
+        let checks_now = known.keeper.settings.health.checks;
+        known.is_retimed = checks_before.is_some() && checks_now != checks_before;
         (known.entry, known.probe) = (made.entry, made.probe);
         known.pool = Arc::clone(pool);
         known.config = config.clone();
@@ -249,7 +251,7 @@ impl Controller {
                 let _ = known.keeper.feed(id, Event::Operator(wanted), at);
             }
         }
-        if !was_checked {
+        if checks_before.is_none() {
             // They begin with those of all pools.
             known.keeper.nodes.iter_mut().for_each(|node| node.due = None);
         }
@@ -361,10 +363,12 @@ impl Controller {
     }
 }
 
-/// What of a configuration makes a check another one.
-fn probe_of(pool: &model::Pool) -> Option<(&model::Probe, Option<u16>, &model::Connect)> {
+/// What of a configuration makes a check another one: what is asked where, from where, and what is sent
+/// first. How often, and what evicts, does not.
+fn probe_of(pool: &model::Pool) -> Option<impl PartialEq> {
     let check = pool.health_check.as_ref()?;
-    Some((&check.probe, check.port, &pool.connect))
+    let connect = &pool.connect;
+    Some((&check.probe, check.port, &connect.source, connect.send_proxy_protocol))
 }
 
 impl Controlled {
