@@ -184,6 +184,7 @@ impl World {
             takeover_ms: Some(14),
             retried: 3,
             cut: 12,
+            demoting: 0,
             lost: 0,
         };
         let why = ("operator", "failover asked for by an operator");
