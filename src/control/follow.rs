@@ -180,7 +180,7 @@ impl Controller {
         match action {
             Action::Vacate { from, why } => self.vacate(index, from, &why).await,
             Action::Abandon { serial } => self.pools[index].repairs.abandon(serial),
-            Action::Prepare { to, serial } => self.prepare(index, to, serial),
+            Action::Prepare { to, serial, why } => self.prepare(index, (to, serial), &why),
             Action::Switch(switch) => self.switch(index, &switch),
         }
     }
@@ -213,7 +213,7 @@ impl Controller {
         pool.demotions.insert(id, demotion);
     }
 
-    fn prepare(&mut self, index: usize, to: Id, serial: u64) {
+    fn prepare(&mut self, index: usize, (to, serial): (Id, u64), why: &Why) {
         let pool = &mut self.pools[index];
         pool.hold(Some(Wait::Actions));
         pool.is_dirty = true;
@@ -221,9 +221,8 @@ impl Controller {
         let actions = actions.filter(|action| is_before_traffic(action)).cloned().collect();
         let name = pool.name_of(to);
         info!(pool = %pool.name(), backend = name.as_deref(), "actions before traffic begin");
-        let evidence: Arc<str> = "about to become active".into();
         let what = (recovery::Event::Takeover, actions);
-        if let Some(run) = self.act(index, what, to, ("takeover", &evidence)) {
+        if let Some(run) = self.act(index, what, to, (why.cause.as_str(), &why.evidence)) {
             self.pools[index].repairs.enter_hook(serial, run);
         }
     }

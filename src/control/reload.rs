@@ -376,6 +376,7 @@ impl Controlled {
     fn change_of_kind(&mut self, at: Tick) {
         self.keeper.levels = Levels::default();
         self.demotions.clear();
+        self.repairs.end_roles();
         self.keeper.role = self.keeper.settings.is_standby.then(|| {
             let members = self.keeper.standbys(at);
             let view = View { members: &members, policy: &self.keeper.settings.failover, at };
