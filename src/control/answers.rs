@@ -35,10 +35,14 @@ impl Controller {
             }
             Request::Connections(filter, reply) => {
                 let (threads, now) = (self.threads.clone(), self.clock.now());
+                let known = self.knows(&filter);
                 tokio::task::spawn_local(async move {
                     let open = list(&threads).await;
                     let shown = open.into_iter().filter(|one| filter.takes(one));
-                    let _ = reply.send(Ok(shown.map(|one| connection_status(one, now)).collect()));
+                    let shown: Vec<_> = shown.map(|one| connection_status(one, now)).collect();
+                    // What was configured is known by its connections.
+                    let unknown = known.err().filter(|_| shown.is_empty());
+                    let _ = reply.send(unknown.map_or(Ok(shown), Err));
                 });
             }
             Request::Saved(reply) => _ = reply.send(Ok(self.saved())),
@@ -53,6 +57,23 @@ impl Controller {
     fn pool_called(&self, name: &str) -> Result<usize, Error> {
         let found = self.pools.iter().position(|pool| **pool.name() == *name);
         found.ok_or_else(|| Error::Unknown(format!("no pool is called {name:?}")))
+    }
+
+    /// Whether there are a pool and a backend of these names.
+    fn knows(&self, filter: &Filter) -> Result<(), Error> {
+        match (&filter.pool, &filter.backend) {
+            (Some(pool), Some(backend)) => {
+                self.backend_called(self.pool_called(pool)?, backend).map(|_| ())
+            }
+            (Some(pool), None) => self.pool_called(pool).map(|_| ()),
+            (None, Some(backend)) => {
+                let mut pools = 0..self.pools.len();
+                let is_somewhere = pools.any(|index| self.backend_called(index, backend).is_ok());
+                let unknown = || Error::Unknown(format!("no backend is called {backend:?}"));
+                is_somewhere.then_some(()).ok_or_else(unknown)
+            }
+            (None, None) => Ok(()),
+        }
     }
 
     fn backend_called(&self, index: usize, name: &str) -> Result<Id, Error> {
@@ -162,28 +183,29 @@ impl Controller {
             name: Arc::clone(pool.name()),
             strategy: pool.entry.name,
             active: pool.active().and_then(|id| pool.name_of(id)),
+            preparing: pool.preparing().and_then(|id| pool.name_of(id)),
             backends: nodes.iter().map(|node| backend_status(pool, node, at)).collect(),
         }
     }
 }
 
 pub(super) fn backend_status(pool: &Controlled, node: &Node, at: Tick) -> BackendStatus {
-    let state = node.health.state();
-    let live = pool.backings.get(&node.id).map(|backing| &backing.backend);
-    let age = Duration::from_millis(node.health.age(at));
+    let backing = pool.backings.get(&node.id);
+    let live = backing.map(|backing| &backing.backend);
     let is_parted = pool.keeper.node(node.id).is_none();
     let (state, reason) = if is_parted {
         (State::Draining, "no longer configured".to_owned())
     } else {
-        (state, node.health.reason().to_string())
+        (node.health.state(), node.health.reason().to_string())
     };
+    let since = backing.map(|backing| backing.since(node.health.age(at), at));
     BackendStatus {
         name: Arc::clone(&node.name),
         address: node.address.to_string(),
         state: state.as_str(),
-        usable: state.is_usable(),
+        usable: !is_parted && pool.keeper.is_usable(node),
         in_rotation: pool.is_in_rotation(node.id),
-        since: wall().checked_sub(age).unwrap_or(std::time::SystemTime::UNIX_EPOCH),
+        since: since.unwrap_or_else(wall),
         reason,
         weight: node.weight.value(),
         priority: node.priority,

@@ -13,6 +13,7 @@ mod checks;
 mod controller;
 mod demotion;
 pub mod event;
+mod fate;
 mod follow;
 pub mod handle;
 pub mod keeper;

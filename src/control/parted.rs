@@ -42,10 +42,8 @@ impl Controller {
         let back = back.and_then(|node| Some((known.backings.get_mut(&node.id)?, node)));
         if let Some((backing, was)) = back {
             backing.backend.streak.end();
-            backing.renew(
-                place,
-                pool::target(pool, config.health_check.as_ref(), place, self.ports),
-            );
+            backing
+                .renew(place, pool::target(pool, config.health_check.as_ref(), place, self.ports));
             return Node { health: was.health, ..pool::node(was.id, place) };
         }
         let id = self.next_id();

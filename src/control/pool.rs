@@ -1,10 +1,13 @@
 //! One pool as the controller runs it: what is known of it, and what it publishes.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use super::controller::wall;
 use super::demotion::Demotion;
 use super::keeper::{Keeper, Node, Settings};
 use super::names::Named;
@@ -80,6 +83,9 @@ pub(super) struct Backing {
     /// When the first of the failures was seen that led to its present state.
     pub(super) first_sign: Option<Tick>,
     trial: Option<Arc<Trial>>,
+    /// When the present state began, by the clock of the process (it may have been before that), and by
+    /// the wall clock as it was when that was first asked for.
+    since: Cell<Option<(i128, SystemTime)>>,
 }
 
 /// A backend of a rotation before that is built.
@@ -204,11 +210,27 @@ impl Backing {
             origin: config.address.address().is_none().then(|| config.name.as_str().into()),
             first_sign: None,
             trial: None,
+            since: Cell::new(None),
         }
     }
 }
 
 impl Backing {
+    /// When a state began that has lasted for `age` `at` this time, by the wall clock. The same moment as
+    /// long as it lasts, whatever the wall clock does meanwhile.
+    pub(super) fn since(&self, age: Tick, at: Tick) -> SystemTime {
+        let began = i128::from(at) - i128::from(age);
+        if let Some((known, since)) = self.since.get()
+            && known == began
+        {
+            return since;
+        }
+        let since = wall().checked_sub(Duration::from_millis(age));
+        let since = since.unwrap_or(SystemTime::UNIX_EPOCH);
+        self.since.set(Some((began, since)));
+        since
+    }
+
     /// What stands behind the node is described anew.
     pub(super) fn renew(&mut self, place: &Place<'_>, target: Target) {
         let config = place.config;
@@ -294,6 +316,14 @@ impl Controlled {
         self.keeper.role.as_ref()?.active()
     }
 
+    /// Whose actions before traffic run.
+    pub(super) fn preparing(&self) -> Option<Id> {
+        match self.keeper.role.as_ref()?.role() {
+            Role::Preparing(id) => Some(id),
+            Role::Active(_) | Role::Vacant => None,
+        }
+    }
+
     /// Publishes an empty rotation, in which connections wait.
     pub(super) fn hold(&mut self, wait: Option<Wait>) {
         let plan = Plan { chosen: Vec::new(), reserve: Vec::new(), wait, reign: self.reign };
@@ -344,10 +374,7 @@ impl Controlled {
 
     /// Connections wait while the role is on its way.
     fn wait(&self) -> Option<Wait> {
-        match self.keeper.role.as_ref().map(failover::Failover::role) {
-            Some(Role::Preparing(_)) => Some(Wait::Actions),
-            _ => None,
-        }
+        self.preparing().map(|_| Wait::Actions)
     }
 
     fn plan(&self) -> Plan {

@@ -93,7 +93,10 @@ impl Health {
             epoch: 0,
             is_initial: policy.checks.is_some(),
             since: Since::now(at),
-            reason: Evidence::Start,
+            reason: match operator {
+                Operator::Enabled => Evidence::Start,
+                Operator::Draining | Operator::Disabled => Evidence::Operator,
+            },
             returned: None,
             readmitted: 0,
         }
@@ -105,7 +108,9 @@ impl Health {
     pub fn restored(known: &Restored, operator: Operator, at: Tick, policy: &Policy) -> Self {
         let mut health = Self::new(operator, at, policy);
         health.returned = known.back_for.map(|carried| Since { tick: at, carried });
-        health.reason = Evidence::Restored;
+        if operator == Operator::Enabled {
+            health.reason = Evidence::Restored;
+        }
         if operator != Operator::Disabled {
             if let (Some(checks), Some(verdict)) = (&mut health.checks, known.verdict) {
                 checks.verdict = verdict;

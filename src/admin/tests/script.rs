@@ -60,6 +60,7 @@ impl World {
             name: name.into(),
             strategy,
             active: None,
+            preparing: None,
             backends,
         };
         let mut db = pool("db", "hot_standby", standby);

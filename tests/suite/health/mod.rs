@@ -11,6 +11,7 @@ mod rotation;
 mod standby;
 mod survival;
 mod switching;
+mod told;
 
 use std::collections::BTreeMap;
 
