@@ -67,6 +67,31 @@ fn no_client_of_a_black_holed_active_one_waits_longer_than_one_timeout() {
     assert!(told.number("retried") > 20, "{told:?}");
 }
 
+/// [BF-2] With nobody else about, it is the lone client's own timeouts that make the row; one is enough
+/// where one is to evict.
+#[test]
+fn a_lone_client_of_a_black_holed_active_one_waits_one_timeout_where_one_evicts() {
+    let name = concat!(
+        module_path!(),
+        "::a_lone_client_of_a_black_holed_active_one_waits_one_timeout_where_one_evicts"
+    );
+    if !has("nft", "-v") || !entered(name) {
+        return;
+    }
+    let backends = backends(&[9001, 9002]);
+    let setup = Setup::to(backends.iter().map(TestBackend::address));
+    let keys = "strategy: hot_standby, connect: {timeout: 500ms}, \
+                outlier_detection: {consecutive_failures: 1}";
+    let proxy = setup.pool(keys).start();
+    assert!(time_to_echo(&proxy) < SLACK);
+    drop_packets(&[9001]);
+    let waited = time_to_echo(&proxy);
+    assert!(waited > ms(450) && waited < ms(550) + SLACK, "{waited:?}");
+    assert_eq!(proxy.expect_told("takeover", backends[1].address()).number("retried"), 1);
+    let waited = time_to_echo(&proxy);
+    assert!(waited < ms(50) + SLACK, "the next one does not: {waited:?}");
+}
+
 /// A process that accepts and echoes, in Python: something that can be frozen.
 struct Server(Child);
 

@@ -62,6 +62,7 @@ impl Service {
             text = text.replace(from, to);
         };
         change("state_file: ${TIDEGATE_STATE:-/var/lib/tidegate/state.json}", "");
+        change("admin: { bind: 127.0.0.1:9900 }", "");
         change("0.0.0.0:9501", "127.0.0.1:0");
         for (number, node) in nodes.iter().enumerate() {
             change(&format!("10.0.0.1{}:9501", number + 1), &node.address());

@@ -499,8 +499,9 @@ impl World {
             let is_ok = self.outside[&id].truth == Truth::Works;
             self.count("trial by a check");
             self.end_trial(id, trial, true, is_ok);
+            // Who is active is decided after each of them, with what is known then.
+            self.heed();
         }
-        self.heed();
     }
 
     pub(crate) fn role(&self) -> Option<Role> {

@@ -130,7 +130,9 @@ impl Score {
         let late: u32 = self.late.values().sum();
         match (late, self.late.keys().all(|name| name == frozen)) {
             (0, _) => ".".to_owned(),
-            (_, true) => format!(", {late} of them late: they were inside {frozen} when it froze."),
+            (_, true) => {
+                format!(", {late} of them late: they went to {frozen} before it was evicted.")
+            }
             (_, false) => format!(", {late} of them after more than a second."),
         }
     }
@@ -189,7 +191,7 @@ mod tests {
         score.count(Duration::from_millis(3), Ok("web-1".into()));
         assert_eq!(score.late_in_words("web-3"), ".");
         score.count(Duration::from_secs(4), Ok("web-3".into()));
-        assert!(score.late_in_words("web-3").contains("1 of them late: they were inside web-3"));
+        assert!(score.late_in_words("web-3").contains("1 of them late: they went to web-3"));
         score.count(Duration::from_secs(2), Ok("web-1".into()));
         assert!(score.late_in_words("web-3").contains("2 of them after more than a second"));
     }

