@@ -17,6 +17,7 @@ use tidegate::state::counters::{ListenerCounters, PoolCounters};
 
 fn view(backends: usize) -> View {
     let backend = |n: usize| BackendView {
+        address: "127.0.0.1:1".into(),
         name: format!("10.0.{}.{}:9501", n / 256, n % 256).into(),
         state: State::Healthy,
         in_rotation: true,

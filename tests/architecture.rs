@@ -25,7 +25,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("proxy", &["balance", "config::model", "health", "log::access", "net", "state"]),
     (
         "process",
-        &["admin", "balance", "config", "control", "health", "log", "net", "proxy", "state"],
+        &[
+            "admin", "balance", "config", "control", "health", "log", "metrics", "net", "proxy",
+            "state",
+        ],
     ),
     ("cli", &["balance", "config", "log", "process"]),
 ];

@@ -1,13 +1,15 @@
 """Promises that need no peer: each takes a Place with tidegate, and returns [(what, PASS or FAIL, the figure)]."""
+import statistics
 import subprocess
 import threading
 import time
+import urllib.request
 
 import machine
 from machine import Skip
-from place import MAX_NOISE
+from place import MAX_NOISE, end
 from proxies import find
-from scenarios import Held
+from scenarios import CONNECTIONS_AT_ONCE, SHORT_RATE, Held, per_unit
 
 RATE = 500
 HEDGE_MS = 250  # the default of `connect.hedge`
@@ -97,7 +99,66 @@ def start(place):
                     f"{took * 1000:.0f} ms, {machine.memory(place.pids())['resident_kib']} KiB resident")]
 
 
-BARS = {"soak": soak, "kill": kill, "hole": hole, "start": start}
+def access_log(place):
+    """CPU of a short connection with and without its line, in turns; nothing else differs."""
+    rounds = 1 if place.options.quick else 9
+    place.addresses = [f"127.0.0.1:{place.port(9001 + i)}" for i in range(4)]
+    place.start_backend(place.addresses)
+    path, found, lines, errors = f"{place.folder}/access.log", {"": [], path_keys(place): []}, 0, 0
+    for number in range(rounds):
+        for keys in list(found)[::1 if number % 2 else -1]:
+            place.log_keys = keys
+            place.start_proxy()
+            r = place.load("short", "--conns", CONNECTIONS_AT_ONCE, "--rate", SHORT_RATE,
+                           "--secs", place.options.secs, "--warm", 0.3)
+            end(place.process)
+            found[keys].append(per_unit(r))
+            errors += r["errors"]
+            if keys:
+                with open(path) as log:
+                    lines = sum(1 for _ in log)
+    without, with_it = (statistics.median(figures) for figures in found.values())
+    added = 100 * (with_it / without - 1)
+    return [verdict("a line of the access log for each of 2,000 connections a second: at most 5 % more CPU",
+                    added <= 5 and not errors and lines > 0,
+                    f"{without:.2f} us of CPU a connection without it, {with_it:.2f} us with it: {added:+.1f} % "
+                    f"(medians of {rounds}; {errors} errors; {lines} lines in the file)")]
+
+
+def path_keys(place):
+    return f', format: json, access: "{place.folder}/access.log"'
+
+
+def scrape(place):
+    """How long /metrics of many backends takes over HTTP while connections come."""
+    many, times, size = 1000, [], 0
+    place.addresses = [f"127.1.{i // 250}.{1 + i % 250}:9000" for i in range(many)]
+    place.start_backend(["0.0.0.0:9000"])
+    port = place.port(9900)
+    place.head = f'admin: {{ bind: "127.0.0.1:{port}" }}'
+    place.start_proxy()
+    client = place.client("short", "--rate", 1000, "--secs", 4, "--warm", 0.3)
+
+    def look():
+        for _ in range(20):
+            begun = time.monotonic()
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                nonlocal size
+                size = len(answer.read())
+            times.append(1000 * (time.monotonic() - begun))
+            time.sleep(0.1)
+
+    scraper = threading.Timer(1, look)
+    scraper.start()
+    result = place.watch(client)
+    scraper.join()
+    return [verdict(f"/metrics of {many} backends under 1,000 connections a second: at most 50 ms",
+                    len(times) == 20 and max(times) <= 50 and not result["errors"],
+                    f"median {statistics.median(times):.1f} ms, slowest {max(times):.1f} ms of {len(times)}, "
+                    f"{size / 2**20:.1f} MiB{disturbed(result)}")]
+
+
+BARS = {"soak": soak, "kill": kill, "hole": hole, "start": start, "access-log": access_log, "scrape": scrape}
 
 
 # ------------------------------------------------------------------ parts

@@ -50,6 +50,8 @@ class Place:
         self.addresses, self.backends, self.process = [], [], None
         # Besides round robin over the addresses: a standby, more keys of tidegate's pool and backends, checks of the peers'.
         self.strategy, self.pool_keys, self.backend_keys, self.checked = "round_robin", "", [], False
+        # Of tidegate alone: more keys of `log`, sections at the top.
+        self.log_keys, self.head = "", ""
 
     def __enter__(self):
         return self

@@ -22,7 +22,8 @@ class Tidegate:
         backends = "\n".join(f'      - {{ name: b{i}, address: "{a}"{keys[i]} }}' for i, a in enumerate(place.addresses))
         write(path, f"""\
 runtime: {{ threads: {place.threads} }}
-log: {{ level: {place.log_level} }}
+log: {{ level: {place.log_level}{place.log_keys} }}
+{place.head}
 listeners:
   main: {{ bind: "{place.listen}", pool: main }}
 pools:

@@ -12,11 +12,15 @@ and left out.
     bulk       bytes from the backend to the client over 1 and over 16 connections
     idle       10,000 connections, each used once and left alone: resident memory
     syscalls   system calls per connection and per round trip, by strace
-  promises, of tidegate alone (`bars` = all four): PASS or FAIL with the figure
+  promises, of tidegate alone (`bars` = all six): PASS or FAIL with the figure
     soak       10,000 idle connections and 200 busy ones for 60 s: no error, no growth
     kill       SIGKILL of one of three backends under 500 new connections a second: 0 failed
     hole       the same with that backend's packets dropped: 0 failed, none slower than the hedge and 50 ms
     start      10,000 backends: start to first relayed byte in less than a second
+    reload     20 reloads in 60 s under 2,000 connections a second and 200 hash-checked streams: 0 refused, reset or cut
+    reload-many  10,000 backends: a reload in less than a second, p99 of a connection meanwhile within 20 %
+    access-log what a line for every connection adds to the CPU of a short one: at most 5 %
+    scrape     /metrics of 1,000 backends under 1,000 new connections a second: at most 50 ms
   failover = the following, beside the peers that can do it:
     active-kill, active-hole    SIGKILL of the active of a hot standby, and its packets dropped
     frozen     SIGSTOP of one of four under 1,000 requests a second, first_byte: 250ms
@@ -46,10 +50,12 @@ from failover import BESIDE, FAILOVER
 from machine import Skip
 from place import Place, compile_load
 from proxies import Tidegate, peers
+from reload import RELOAD
 from scenarios import SCENARIOS
 from table import print_bars, print_table
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BARS = {**BARS, **RELOAD}
 UNABLE = {("checks", "nginx stream")}  # it makes no checks
 ONCE = {"syscalls"}  # counts: more rounds say no more
 

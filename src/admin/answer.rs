@@ -41,9 +41,9 @@ impl From<Error> for Refusal {
             Error::Unknown(_) => refuse(404, message),
             Error::NotNow(_) => refuse(409, message),
             Error::Gone => refuse(503, message),
-            Error::Problems(problems) => {
+            Error::Problems { file, problems } => {
                 let problems: Vec<_> = problems.iter().map(problem).collect();
-                let body = json!({ "error": message, "problems": problems });
+                let body = json!({ "error": message, "file": &*file, "problems": problems });
                 Self { status: 422, body, allow: None }
             }
         }

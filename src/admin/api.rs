@@ -9,9 +9,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, HeaderMap};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::answer::{Content, Refusal, json, refuse, text};
 use super::auth::{self, Options};
@@ -171,7 +169,8 @@ async fn change(
 ) -> Result<Response<Content>, Refusal> {
     match target {
         Target::Failover(pool) => {
-            let Failover { backend } = parse(body)?;
+            let mut body = Body::read(body, &["backend"])?;
+            let backend = body.text("backend", "the name of a backend")?;
             Ok(json(&handle.failover(pool, backend).await?))
         }
         Target::Operate(pool, backend, verb) => {
@@ -179,32 +178,10 @@ async fn change(
             Ok(json(&handle.operate(pool, backend, operation).await?))
         }
         _ => {
-            let Nothing {} = parse(body)?;
+            Body::read(body, &[])?;
             Ok(json(&json!({ "changed": handle.reload().await? })))
         }
     }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Nothing {}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Failover {
-    backend: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Kill {
-    idle: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Weight {
-    weight: u32,
 }
 
 impl Verb {
@@ -223,29 +200,22 @@ impl Verb {
     fn operation(self, body: &Bytes) -> Result<Operation, Refusal> {
         match self {
             Self::Kill => {
-                let Kill { idle } = parse(body)?;
+                let expected = "a duration such as \"10m\"";
+                let idle = Body::read(body, &["idle"])?.text("idle", expected)?;
                 let read = |text: String| {
                     parse_duration(&text).map_err(|hint| {
                         let gap = if hint.is_empty() { "" } else { "; " };
-                        let expected = "expected a duration like \"10m\"";
-                        refuse(400, format!("idle: {expected}, found {text:?}{gap}{hint}"))
+                        refuse(400, format!("idle: expected {expected}, found {text:?}{gap}{hint}"))
                     })
                 };
                 Ok(Operation::Kill { idle: idle.map(read).transpose()? })
             }
             Self::Weight => {
-                let Weight { weight } = parse(body)?;
-                let most = Backend::MAX_WEIGHT;
-                if weight > most {
-                    return Err(refuse(
-                        400,
-                        format!("weight: expected 0 to {most}, found {weight}"),
-                    ));
-                }
+                let weight = Body::read(body, &["weight"])?.weight()?;
                 Ok(Operation::Weight(weight))
             }
             _ => {
-                let Nothing {} = parse(body)?;
+                Body::read(body, &[])?;
                 Ok(match self {
                     Self::Drain => Operation::Drain,
                     Self::Disable => Operation::Disable,
@@ -348,10 +318,45 @@ async fn read_body(body: Incoming) -> Result<Bytes, Refusal> {
     }
 }
 
-/// A body as JSON; none is an object without members.
-fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
-    let bytes: &[u8] = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(bytes).map_err(|error| refuse(400, format!("the body: {error}")))
+/// A body: a JSON object with some of the keys that are known; none is one without members.
+struct Body(Map<String, Value>);
+
+impl Body {
+    fn read(body: &Bytes, known: &[&str]) -> Result<Self, Refusal> {
+        let bytes: &[u8] = if body.is_empty() { b"{}" } else { body };
+        let value = serde_json::from_slice(bytes)
+            .map_err(|error| refuse(400, format!("the body is no JSON: {error}")))?;
+        let Value::Object(members) = value else {
+            return Err(refuse(400, format!("the body: expected a JSON object, found {value}")));
+        };
+        match members.keys().find(|key| !known.contains(&key.as_str())) {
+            Some(key) => {
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                Err(refuse(400, format!("the body: unknown key {key:?}; known here: {known}")))
+            }
+            None => Ok(Self(members)),
+        }
+    }
+
+    /// A member that is text; null is none.
+    fn text(&mut self, key: &str, expected: &str) -> Result<Option<String>, Refusal> {
+        match self.0.remove(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(refuse(400, format!("{key}: expected {expected}, found {other}"))),
+        }
+    }
+
+    fn weight(&self) -> Result<u32, Refusal> {
+        let most = Backend::MAX_WEIGHT;
+        let Some(value) = self.0.get("weight") else {
+            return Err(refuse(400, "weight is missing; write {\"weight\": 5}".to_owned()));
+        };
+        let weight = value.as_u64().and_then(|weight| u32::try_from(weight).ok());
+        weight.filter(|weight| *weight <= most).ok_or_else(|| {
+            refuse(400, format!("weight: expected a whole number from 0 to {most}, found {value}"))
+        })
+    }
 }
 
 #[cfg(test)]
@@ -400,8 +405,18 @@ mod tests {
         let weight =
             |body: &'static str| Verb::Weight.operation(&Bytes::from_static(body.as_bytes()));
         assert_eq!(weight(r#"{"weight":5}"#), Ok(Operation::Weight(5)));
-        for wrong in ["", r#"{"weight":65536}"#, r#"{"weight":-1}"#, r#"{"weight":"5"}"#] {
-            assert_eq!(weight(wrong).unwrap_err().status, 400, "{wrong}");
+        let range = "weight: expected a whole number from 0 to 65535, found";
+        for (wrong, told) in [
+            ("", "weight is missing; write {\"weight\": 5}".to_owned()),
+            ("[5]", "the body: expected a JSON object, found [5]".to_owned()),
+            (r#"{"wieght":5}"#, "the body: unknown key \"wieght\"; known here: weight".to_owned()),
+            (r#"{"weight":65536}"#, format!("{range} 65536")),
+            (r#"{"weight":-1}"#, format!("{range} -1")),
+            (r#"{"weight":"5"}"#, format!("{range} \"5\"")),
+            (r#"{"weight":1.5}"#, format!("{range} 1.5")),
+        ] {
+            let refusal = weight(wrong).unwrap_err();
+            assert_eq!((refusal.status, refusal.body["error"].as_str()), (400, Some(&*told)));
         }
     }
 }

@@ -11,6 +11,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, ORIGIN};
 use subtle::ConstantTimeEq;
 
 use super::answer::{Refusal, refuse};
+use crate::config::token_in;
 
 /// The secret that whoever asks must know.
 #[derive(Clone)]
@@ -27,21 +28,9 @@ impl Token {
     ///
     /// # Errors
     ///
-    /// What is wrong with it: empty, or characters that no header can carry.
+    /// See [`token_in`].
     pub fn new(content: &str) -> Result<Self, String> {
-        let token = content.trim();
-        if token.is_empty() {
-            return Err("the token is empty; write a long random one, for example the output of \
-                        `openssl rand -hex 32`"
-                .to_owned());
-        }
-        if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(
-                "the token may hold printable ASCII characters alone, without spaces; for \
-                        example the output of `openssl rand -hex 32`"
-                    .to_owned(),
-            );
-        }
+        let token = token_in(content)?;
         Ok(Self(token.as_bytes().into()))
     }
 

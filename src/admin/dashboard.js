@@ -1,6 +1,8 @@
 "use strict";
 (() => {
   const POINTS = 60;
+  const MANY = 50;
+  const OTHERS = "not healthy";
   const STATES = ["healthy", "unhealthy", "ejected", "draining", "disabled", "unknown"];
   const TONE = { reinstated: "good", enabled: "good", evicted: "bad", reload_failed: "bad", takeover: "odd", draining: "odd", disabled: "odd" };
   const byId = (id) => document.getElementById(id);
@@ -35,7 +37,11 @@
     return d ? `${d}d ${h}h` : h ? `${h}h ${m}m` : m ? `${m}m ${s % 60}s` : `${s}s`;
   };
   const since = (time) => span((Date.now() - Date.parse(time)) / 1000);
-  const clock = (time) => new Date(time).toLocaleTimeString("en-GB");
+  const clock = (time) => {
+    const at = new Date(time), clock = at.toLocaleTimeString("en-GB");
+    if (at.toDateString() === new Date().toDateString()) return clock;
+    return `${at.toLocaleDateString("en-GB", { day: "numeric", month: "short" })} ${clock}`;
+  };
 
   // ---- charts ----
   const SVG = "http://www.w3.org/2000/svg";
@@ -44,17 +50,18 @@
     svg.setAttribute("viewBox", `0 0 ${POINTS - 1} 20`);
     svg.setAttribute("preserveAspectRatio", "none");
     svg.setAttribute("aria-hidden", "true");
-    for (const name of ["area", "stroke"]) {
+    for (const name of ["ground", "area", "stroke"]) {
       const path = document.createElementNS(SVG, "path");
       path.setAttribute("class", name);
       svg.append(path);
     }
+    svg.firstChild.setAttribute("d", `M0 19.5L${POINTS - 1} 19.5`);
     return svg;
   };
   const draw = (svg, values) => {
     const most = Math.max(1, ...values), left = POINTS - values.length;
     const line = values.map((v, i) => `${left + i} ${(19 - 17 * v / most).toFixed(1)}`).join("L");
-    svg.firstChild.setAttribute("d", values.length ? `M${left} 20L${line}L${POINTS - 1} 20Z` : "");
+    svg.children[1].setAttribute("d", values.length ? `M${left} 20L${line}L${POINTS - 1} 20Z` : "");
     svg.lastChild.setAttribute("d", values.length ? `M${line}` : "");
   };
   const push = (values, value) => { values.push(value); if (values.length > POINTS) values.shift(); };
@@ -88,6 +95,12 @@
     dialog.showModal();
   });
   let asking = false;
+  // While the instance refuses what this page has, it is asked nothing more.
+  let barred = null, unbar = null;
+  const bar = () => {
+    byId("token-open").hidden = false;
+    if (!barred) barred = new Promise((done) => { unbar = done; });
+  };
   const askForToken = async (wrong) => {
     if (asking) return;
     asking = true;
@@ -98,8 +111,9 @@
     if (!yes) return;
     token = byId("token-value").value.trim();
     sessionStorage.setItem("tidegate-token", token);
-    refresh();
-    if (follower) follower.abort();
+    if (unbar) unbar();
+    else refresh();
+    barred = unbar = null;
   };
   byId("token-open").addEventListener("click", () => askForToken(false));
 
@@ -125,7 +139,7 @@
       else await change(`${pool}/backends/${encodeURIComponent(row.data.name)}/${act}`, {});
       notify(`${ACTS[act].label}: ${name}: done`);
     } catch (error) {
-      if (error.code === 401) askForToken(true);
+      if (error.code === 401) { bar(); askForToken(true); }
       notify(`${name}: ${error.message}`, true);
     }
     refresh();
@@ -133,7 +147,7 @@
   };
 
   // ---- what is shown: totals and listeners ----
-  const totals = [["Open connections", count], ["New connections per second", count], ["Bytes in per second", bytes], ["Bytes out per second", bytes]].map(([label, print]) => {
+  const totals = [["Open connections", count], ["New per second", count], ["In per second", bytes], ["Out per second", bytes]].map(([label, print]) => {
     const element = make("div", "total"), value = make("b", "", "–"), svg = chart();
     element.append(make("span", "quiet", label), value, svg);
     byId("totals").append(element);
@@ -176,9 +190,16 @@
 
   const makePool = (data) => {
     const element = make("details", "pool"), summary = make("summary");
-    element.open = true;
-    const pool = { element, data, rotation: make("span"), strategy: make("span", "quiet"), active: make("span", "quiet"), body: make("div") };
-    summary.append(make("h3", "", data.name), pool.rotation, pool.strategy, pool.active);
+    const pool = {
+      element, data, rotation: make("span"), troubled: make("span", "down"), strategy: make("span", "quiet"), active: make("span", "quiet"),
+      flow: make("span", "quiet sums"), body: make("div"),
+      // Where there are many, a line for each pool is what shows them all.
+      wanted: status.pools.reduce((sum, p) => sum + p.backends.length, 0) <= MANY,
+    };
+    element.open = pool.wanted;
+    // Only what somebody does by hand is remembered, not what a search opens.
+    summary.addEventListener("click", () => { if (!isSearching()) pool.wanted = !element.open; });
+    summary.append(make("h3", "", data.name), pool.rotation, pool.troubled, pool.strategy, pool.active, pool.flow);
     const head = make("div", "row head");
     head.setAttribute("aria-hidden", "true");
     for (const [name, text] of [["", "State"], ["", "Backend"], ["number", "Open"], ["", "Connections/s"], ["", "Bytes/s"], ["number weight", "Weight"], ["reason", "Why"], ["", ""]]) head.append(make("span", name, text));
@@ -256,7 +277,8 @@
     row.active.hidden = !isActive;
     put(row.used, data.in_rotation ? "in rotation" : pool.active !== null && data.usable ? "standby" : "not used");
     row.used.hidden = isActive && data.in_rotation;
-    put(row.address, data.address + (data.priority ? ` · priority ${data.priority}` : ""));
+    const where = [data.address === data.name ? "" : data.address, data.priority ? `priority ${data.priority}` : ""];
+    put(row.address, where.filter(Boolean).join(" · "));
     put(row.open, count(data.connections_active));
     put(row.rate, isKnown ? count(rate) : "–");
     row.rate.title = `${count(data.connections_total)} so far`;
@@ -288,15 +310,20 @@
       const used = data.backends.filter((b) => b.in_rotation).length;
       put(pool.rotation, used ? `${used} of ${data.backends.length} in rotation` : "nothing in rotation");
       pool.rotation.className = used ? "" : "down";
+      const troubled = data.backends.filter(isTroubled).length;
+      put(pool.troubled, troubled ? `${troubled} evicted` : "");
       put(pool.strategy, data.strategy);
       put(pool.active, data.active === null ? "" : `${data.active} is active`);
+      const own = [0, 0, 0, 0];
       for (const backend of data.backends) {
         const key = JSON.stringify([data.name, backend.name]);
         thereRows.add(key);
         let row = rows.get(key);
         if (!row) rows.set(key, row = makeRow(pool, key));
-        fillRow(row, data, backend, seconds).forEach((n, i) => { sums[i] += n; });
+        fillRow(row, data, backend, seconds).forEach((n, i) => { own[i] += n; });
       }
+      put(pool.flow, `${count(own[0])} open` + (seconds > 0 ? ` · ${count(own[1])} new/s · in ${bytes(own[2])}/s · out ${bytes(own[3])}/s` : ""));
+      own.forEach((n, i) => { sums[i] += n; });
     }
     sweep(pools, therePools);
     sweep(rows, thereRows);
@@ -310,10 +337,14 @@
   };
 
   // ---- the verdict: what somebody woken up needs first ----
+  const isTroubled = (backend) => ["unhealthy", "ejected"].includes(backend.state);
   const showVerdict = () => {
     const down = status.pools.filter((p) => !p.backends.some((b) => b.in_rotation));
     const all = [...rows.values()];
-    const troubled = all.filter((r) => ["unhealthy", "ejected"].includes(r.data.state));
+    const isDown = (row) => !row.pool.backends.some((b) => b.in_rotation);
+    // What hurts most stands first: a pool that serves nobody, then what happened last.
+    const troubled = all.filter((r) => isTroubled(r.data)).sort((a, b) =>
+      isDown(b) - isDown(a) || Date.parse(b.data.since) - Date.parse(a.data.since));
     const off = all.filter((r) => ["draining", "disabled"].includes(r.data.state));
     const verdict = byId("verdict");
     const many = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
@@ -331,6 +362,8 @@
     if (off.length) text += `; ${off.length} taken out by an operator`;
     put(byId("verdict-text"), text);
     verdict.className = `verdict ${tone}`;
+    const short = down.length ? `✕ ${many(down.length, "pool")} down · ` : troubled.length ? `▲ ${troubled.length} evicted · ` : "";
+    document.title = `${short}tidegate`;
     const list = byId("troubles");
     const lines = troubled.slice(0, 6).map((r) => [r.key, `${r.pool.name}/${r.data.name} ${r.data.state} for ${since(r.data.since)}: ${r.data.reason}`]);
     if (troubled.length > 6) lines.push(["", `and ${troubled.length - 6} more`]);
@@ -340,7 +373,7 @@
       button.type = "button";
       button.addEventListener("click", () => {
         if (button.dataset.key) goTo(rows.get(button.dataset.key));
-        else { filter = "unhealthy"; showFilter(); applyFilter(); }
+        else { choose(OTHERS); byId("search").scrollIntoView({ block: "center" }); }
       });
       item.append(button);
       list.append(item);
@@ -353,12 +386,11 @@
   };
   const goTo = (row) => {
     if (!row) return;
-    filter = "all";
     words = [];
     byId("search").value = "";
-    showFilter();
-    applyFilter();
-    pools.get(row.pool.name).element.open = true;
+    choose("all");
+    const pool = pools.get(row.pool.name);
+    pool.element.open = pool.wanted = true;
     row.element.scrollIntoView({ block: "center" });
     row.element.focus();
   };
@@ -366,13 +398,13 @@
   // ---- search and filter ----
   const chips = new Map();
   const showFilter = () => {
-    for (const name of ["all", ...STATES]) {
-      const number = name === "all" ? rows.size : [...rows.values()].filter((r) => r.data.state === name).length;
+    for (const name of ["all", OTHERS, ...STATES]) {
+      const number = [...rows.values()].filter((r) => isChosen(name, r)).length;
       let chip = chips.get(name);
       if (!chip) {
         chip = make("button");
         chip.type = "button";
-        chip.addEventListener("click", () => { filter = name; showFilter(); applyFilter(); });
+        chip.addEventListener("click", () => choose(name));
         chips.set(name, chip);
         byId("filter").append(chip);
       }
@@ -381,21 +413,33 @@
       chip.setAttribute("aria-pressed", String(filter === name));
     }
   };
+  const isChosen = (name, row) => name === "all" || (name === OTHERS ? row.data.state !== "healthy" : row.data.state === name);
+  const isSearching = () => filter !== "all" || words.length > 0;
+  const choose = (name) => {
+    filter = name;
+    showFilter();
+    search();
+  };
+  // What was found is shown, whatever was folded; afterwards all is as it was.
+  const search = () => {
+    applyFilter();
+    for (const pool of pools.values()) pool.element.open = isSearching() || pool.wanted;
+  };
   const applyFilter = () => {
     let shown = 0;
     const filled = new Set();
     for (const row of rows.values()) {
-      const fits = (filter === "all" || row.data.state === filter) && words.every((w) => row.text.includes(w));
+      const fits = isChosen(filter, row) && words.every((w) => row.text.includes(w));
       row.element.hidden = !fits;
       row.element.style.display = fits ? "" : "none";
       if (fits) { shown += 1; filled.add(row.pool.name); }
     }
-    for (const [name, pool] of pools) pool.element.hidden = !filled.has(name) && (filter !== "all" || words.length > 0);
-    put(byId("shown"), shown === rows.size ? "" : `${shown} of ${rows.size} shown`);
+    for (const [name, pool] of pools) pool.element.hidden = !filled.has(name) && isSearching();
+    put(byId("shown"), shown === rows.size ? "" : shown ? `${shown} of ${rows.size} shown` : "No backend is like that.");
   };
   byId("search").addEventListener("input", (event) => {
     words = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
-    applyFilter();
+    search();
   });
 
   // ---- keys ----
@@ -406,14 +450,14 @@
     if (event.key === "Escape" && event.target === byId("search")) {
       event.target.value = "";
       words = [];
-      applyFilter();
+      search();
       return;
     }
     if (inField && event.key !== "ArrowDown") return;
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
-      const within = event.target.closest && event.target.closest(".row");
+      const within = event.target.closest && event.target.closest(".row, #pools summary");
       if (!within && event.target !== byId("search") && event.target !== byId("pools")) return;
-      const list = [...document.querySelectorAll("#pools .row:not(.head)")].filter((e) => e.offsetParent);
+      const list = [...document.querySelectorAll("#pools summary, #pools .row:not(.head)")].filter((e) => e.checkVisibility());
       const at = within ? list.indexOf(within) : -1;
       const next = list[event.key === "ArrowDown" ? at + 1 : at - 1];
       if (next) { event.preventDefault(); next.focus(); }
@@ -428,7 +472,7 @@
 
   // ---- events ----
   const story = (event) => {
-    let text = `${event.cause}: ${event.evidence}`;
+    let text = event.cause === event.evidence ? `by the ${event.cause}` : `${event.cause}: ${event.evidence}`;
     if (event.kind === "recovery") text += ` (${event.action}: ${event.result})`;
     for (const p of event.problems || []) text += `; ${p.line}:${p.column}: ${p.path}: ${p.message}`;
     return text;
@@ -465,12 +509,12 @@
     }
     soon();
   };
-  let follower = null;
   const follow = async () => {
     for (;;) {
-      follower = new AbortController();
+      await barred;
       try {
-        const response = await fetch("/api/v1/events", { cache: "no-store", credentials: "omit", signal: follower.signal, headers: headers({ Accept: "text/event-stream", "Last-Event-ID": String(lastEvent) }) });
+        const response = await fetch("/api/v1/events", { cache: "no-store", credentials: "omit", headers: headers({ Accept: "text/event-stream", "Last-Event-ID": String(lastEvent) }) });
+        if (response.status === 401) bar();
         if (response.ok) {
           const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
           let rest = "";
@@ -506,19 +550,27 @@
       put(link, "live");
     } catch (error) {
       if (error.code === 401) {
+        bar();
         link.className = "link";
         put(link, "token needed");
         put(byId("verdict-text"), "This instance asks for its token.");
+        byId("verdict").className = "verdict odd";
         askForToken(true);
       } else {
         lostAt = lostAt || Date.now();
         link.className = "link lost";
-        put(link, `no answer for ${span((Date.now() - lostAt) / 1000)}`);
-        byId("verdict").classList.add("stale");
+        const silence = span((Date.now() - lostAt) / 1000);
+        put(link, `no answer for ${silence}`);
+        put(byId("verdict-text"), `The instance has not answered for ${silence}` + (status ? "; what is below is older than that" : ""));
+        byId("troubles").replaceChildren();
+        byId("verdict").className = "verdict bad";
+        document.title = "✕ no answer · tidegate";
       }
     }
     underWay = false;
-    timer = setTimeout(refresh, again ? 50 : document.hidden ? 5000 : 1000);
+    // With a token that was refused nothing is asked until there is another one.
+    if (barred) barred.then(refresh);
+    else timer = setTimeout(refresh, again ? 50 : document.hidden ? 5000 : 1000);
     again = false;
   };
   let due = 0;

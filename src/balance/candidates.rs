@@ -77,7 +77,8 @@ pub struct Chosen {
     pub weight: u32,
     /// The number of its trial: what becomes of the connection is to be reported with it.
     pub trial: Option<u64>,
-    /// Whether it gets one connection only until its trial is decided.
+    /// Whether its trial is one connection: where others are usable. Where nobody is, a client that says
+    /// nothing must not keep everybody else out.
     pub is_limited: bool,
 }
 
@@ -149,7 +150,7 @@ fn only(members: &[Member], index: usize) -> Option<Chosen> {
     let member = members.get(index)?;
     let is_fit = member.is_usable() || (member.weight > 0 && member.trial().is_some());
     let trial = member.trial();
-    is_fit.then_some(Chosen { index, weight: 1, trial, is_limited: trial.is_some() })
+    is_fit.then_some(Chosen { index, weight: 1, trial, is_limited: false })
 }
 
 /// Whether too few of those that an operator left in are usable.
@@ -208,7 +209,7 @@ fn in_line(members: &[Member], line: Line, policy: &Policy, at: Tick, choice: &m
         let factor = if is_growing { parts } else { 1 };
         let weight = member.weight.saturating_mul(factor);
         let trial = member.trial();
-        Chosen { index, weight, trial, is_limited: trial.is_some() }
+        Chosen { index, weight, trial, is_limited: trial.is_some() && level.is_some() }
     }));
 }
 

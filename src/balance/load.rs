@@ -1,7 +1,7 @@
 //! The live numbers of a backend that a strategy may read.
 
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 /// Milliseconds in which an old latency loses half of its say: a time constant of 11.8 s.
 const HALF_LIFE_MS: i32 = 8_192;
@@ -47,8 +47,11 @@ impl Load {
     }
 
     /// Gives a slot back. Giving back what was not taken changes nothing.
+    ///
+    /// Before all that is sequentially consistent and follows: who is then told of the slot sees it,
+    /// and so does who is not told because it came too late.
     pub fn give_back(&self) {
-        let given = self.open.0.fetch_update(Relaxed, Relaxed, |open| open.checked_sub(1));
+        let given = self.open.0.fetch_update(SeqCst, Relaxed, |open| open.checked_sub(1));
         debug_assert!(given.is_ok(), "a slot was given back that nobody took");
     }
 

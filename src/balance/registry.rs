@@ -48,7 +48,7 @@ impl OptionKey {
     pub fn accept(&self, value: u64) -> Result<(), String> {
         if !(self.min..=self.max).contains(&value) {
             let Self { min, max, .. } = self;
-            return Err(format!("expected a whole number from {min} to {max}, read {value}"));
+            return Err(format!("expected a whole number from {min} to {max}, found {value}"));
         }
         self.check.map_or(Ok(()), |check| check(value))
     }
@@ -118,7 +118,7 @@ mod tests {
             if value % 2 == 0 {
                 Ok(())
             } else {
-                Err(format!("expected an even number, read {value}"))
+                Err(format!("expected an even number, found {value}"))
             }
         }),
     };
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn a_value_must_lie_in_the_range_and_pass_the_check() {
         assert_eq!(EVEN.accept(10), Ok(()));
-        assert_eq!(EVEN.accept(12), Err("expected a whole number from 2 to 10, read 12".into()));
-        assert_eq!(EVEN.accept(5), Err("expected an even number, read 5".into()));
+        assert_eq!(EVEN.accept(12), Err("expected a whole number from 2 to 10, found 12".into()));
+        assert_eq!(EVEN.accept(5), Err("expected an even number, found 5".into()));
     }
 }

@@ -216,7 +216,7 @@ fn must_be_prime(value: u64) -> Result<(), String> {
     }
     let below = (2..value).rev().find(|number| is_prime(*number)).unwrap_or(2);
     let above = (value..).find(|number| is_prime(*number)).unwrap_or(2);
-    Err(format!("expected a prime, such as {below} or {above}, read {value}"))
+    Err(format!("expected a prime, such as {below} or {above}, found {value}"))
 }
 
 /// The first prime that is not below `least`.

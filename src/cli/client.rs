@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use super::show::safe;
 use super::{FAILED, WRONG};
+use crate::config::Problem;
 
 /// Where the endpoint is when nobody says.
 const USUAL: &str = "http://127.0.0.1:9900";
@@ -281,14 +282,27 @@ fn refused(status: hyper::StatusCode, body: &[u8]) -> Failure {
         return Failure::failed(format!("the admin endpoint answered {status}"));
     };
     let mut message = safe(error).into_owned();
-    for problem in body["problems"].as_array().into_iter().flatten() {
-        let text = |key: &str| safe(problem[key].as_str().unwrap_or_default()).into_owned();
-        let (line, column) = (&problem["line"], &problem["column"]);
-        let place = if *line == 0 { String::new() } else { format!("{line}:{column}: ") };
-        let path = if text("path").is_empty() { String::new() } else { text("path") + ": " };
-        message += &format!("\n{place}{path}{}", text("message"));
+    for problem in problems(&body) {
+        message += &format!("\n{problem}");
     }
     Failure::failed(message)
+}
+
+/// The problems that an answer or an event tells, each as `FILE:LINE:COLUMN: KEY.PATH: message`.
+pub(super) fn problems(of: &Value) -> Vec<String> {
+    let file = of["file"].as_str();
+    let told = of["problems"].as_array().into_iter().flatten();
+    told.map(|problem| {
+        let text = |key: &str| problem[key].as_str().unwrap_or_default().to_owned();
+        let number = |key: &str| {
+            problem[key].as_u64().and_then(|number| usize::try_from(number).ok()).unwrap_or(0)
+        };
+        let (line, column) = (number("line"), number("column"));
+        let problem = Problem { line, column, path: text("path"), message: text("message") };
+        let told = file.map_or_else(|| problem.to_string(), |file| problem.in_file(file));
+        safe(&told).into_owned()
+    })
+    .collect()
 }
 
 impl Place {
@@ -305,7 +319,10 @@ impl Place {
             return wrong("; it speaks plain HTTP: over a network, use a tunnel");
         }
         let Some(rest) = text.strip_prefix("http://") else {
-            return wrong(&format!("; try http://{text}"));
+            return match text.split_once("://") {
+                Some((scheme, rest)) => wrong(&format!("; not {scheme}: try http://{rest}")),
+                None => wrong(&format!("; try http://{text}")),
+            };
         };
         let authority = rest.trim_end_matches('/');
         if authority.is_empty() || authority.contains(['/', '@', '?', '#', ' ']) {
@@ -340,18 +357,20 @@ mod tests {
         {
             assert_eq!(Place::parse(wrong).unwrap_err().code, WRONG, "{wrong}");
         }
+        let hint = Place::parse("ftp://x:1").unwrap_err().message;
+        assert!(hint.ends_with("; not ftp: try http://x:1"), "{hint}");
         let hint = Place::parse("127.0.0.1:9900").unwrap_err().message;
         assert!(hint.ends_with("try http://127.0.0.1:9900"), "{hint}");
     }
 
     #[test]
     fn a_refusal_is_told_in_words_with_every_problem() {
-        let body = br#"{"error":"not valid\u001b[2J","problems":[
+        let body = br#"{"error":"not valid\u001b[2J","file":"/etc/t.yaml","problems":[
             {"line":14,"column":15,"path":"pools.app.strategy","message":"unknown"},
             {"line":0,"column":0,"path":"","message":"more"}]}"#;
         assert_eq!(
             refused(hyper::StatusCode::UNPROCESSABLE_ENTITY, body).message,
-            "not valid\\u{1b}[2J\n14:15: pools.app.strategy: unknown\nmore"
+            "not valid\\u{1b}[2J\n/etc/t.yaml:14:15: pools.app.strategy: unknown\n/etc/t.yaml: more"
         );
         let other = refused(hyper::StatusCode::BAD_GATEWAY, b"<html>");
         assert_eq!(other.message, "the admin endpoint answered 502 Bad Gateway");

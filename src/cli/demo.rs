@@ -14,7 +14,7 @@ use tokio::runtime::Builder;
 use super::run::serve;
 use super::{FAILED, complain, drill, print};
 use crate::balance::Registry;
-use crate::config::one_shot;
+use crate::config::load;
 use crate::process::Source;
 
 /// Where the demo listens.
@@ -49,9 +49,8 @@ pub(super) fn run(arguments: &Arguments, registry: &Registry) -> Result<(), u8> 
         })?;
         addresses.push(address.to_string());
     }
-    let (listen, admin) = ([LISTEN.to_owned()], dashboard_address());
-    let made = one_shot(&listen, &addresses, None, Some(&admin), registry);
-    let config = made.map_err(|problems| {
+    let text = settings(&addresses, &dashboard_address());
+    let config = load(&text, &|_| None, registry).map_err(|problems| {
         problems.iter().for_each(|problem| complain(&format!("tidegate: {problem}")));
         FAILED
     })?;
@@ -61,8 +60,20 @@ pub(super) fn run(arguments: &Arguments, registry: &Registry) -> Result<(), u8> 
     })
 }
 
+/// The configuration: a file as a user writes it.
+fn settings(addresses: &[String], dashboard: &str) -> String {
+    let backend = |(name, at): (&&str, &String)| format!("{{address: \"{at}\", name: {name}}}");
+    let backends: Vec<_> = WORKERS.iter().zip(addresses).map(backend).collect();
+    format!(
+        "admin: {{bind: \"{dashboard}\"}}\n\
+         listeners: {{main: {{bind: \"{LISTEN}\", pool: main}}}}\n\
+         pools: {{main: {{backends: [{}]}}}}\n",
+        backends.join(", ")
+    )
+}
+
 /// The first place for the dashboard that is free, or the first one of all, so that an error names it.
-fn dashboard_address() -> String {
+pub(super) fn dashboard_address() -> String {
     let (host, first) = DASHBOARD;
     let mut ports = first..first + DASHBOARD_PORTS;
     let free = ports.find(|port| TcpListener::bind((host, *port)).is_ok());

@@ -17,7 +17,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::balance::Registry;
-use crate::config::{self, Loaded, model::Config};
+use crate::config::Loaded;
+use crate::config::model::Config;
 use crate::process::{LoadError, Source};
 
 /// A command that failed while it ran, or that a running instance refused.
@@ -154,8 +155,8 @@ impl ConfigFile {
         let source = Source { path: Some(path.clone()), registry: registry.clone() };
         match source.load() {
             Ok(loaded) => Ok((path, loaded)),
-            Err(LoadError::Problems(problems)) => {
-                complain(config::render(&path.display().to_string(), &problems).trim_end());
+            Err(error @ LoadError::Problems { .. }) => {
+                complain(&error.to_string());
                 Err(WRONG)
             }
             Err(error) => {

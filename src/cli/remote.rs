@@ -9,11 +9,14 @@ use serde_json::{Value, json};
 
 use super::client::{Client, Failure, Instance};
 use super::show::{Cell, Style, Table, bytes, heading, safe, span};
-use super::{complain, print, show};
+use super::{client, complain, print, show};
 use crate::config::unit::parse_duration;
 
 /// What stands in a path as it is (RFC 3986, section 2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The columns of the longest kind of event.
+const KINDS: usize = 13;
 
 /// How long until a stream of events that broke is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -54,7 +57,7 @@ pub(super) struct Weight {
     #[command(flatten)]
     backend: Backend,
     /// Its share of new connections, 0 to 65535; 0: none
-    #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(0..=65_535))]
+    #[arg(value_name = "N", value_parser = parse_weight)]
     weight: u32,
 }
 
@@ -100,7 +103,7 @@ pub(super) struct Explain {
     #[arg(long, value_name = "L")]
     listener: String,
     /// The client's address
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = parse_ip)]
     source: std::net::IpAddr,
     /// The server's name that it would ask for, over TLS
     #[arg(long, value_name = "NAME")]
@@ -124,6 +127,16 @@ fn parse_target(text: &str) -> Result<Target, String> {
                 .into())
         }
     }
+}
+
+fn parse_weight(text: &str) -> Result<u32, String> {
+    let most = crate::config::model::Backend::MAX_WEIGHT;
+    let weight = text.parse().ok().filter(|weight| *weight <= most);
+    weight.ok_or_else(|| format!("expected a whole number from 0 to {most}"))
+}
+
+fn parse_ip(text: &str) -> Result<std::net::IpAddr, String> {
+    text.parse().map_err(|_| "expected an IP address such as 192.0.2.7 or 2001:db8::7".to_owned())
 }
 
 fn check_duration(text: &str) -> Result<String, String> {
@@ -273,6 +286,7 @@ fn pool_table(pool: &Pool, style: Style) -> String {
         "BACKEND", "STATE", "USED", "SINCE", "#OPEN", "#TOTAL", "#IN", "#OUT", "#WEIGHT", "#PRIO",
         "ADDRESS", "REASON",
     ]);
+    table.may_lack(&["PRIO", "WEIGHT", "TOTAL", "IN", "OUT", "ADDRESS", "USED", "SINCE"]);
     for backend in &pool.backends {
         table.row(vec![
             Cell::new(&backend.name),
@@ -394,6 +408,15 @@ pub(super) fn reload(common: &Common) -> Result<String, Failure> {
                 }
             }
         }
+        for (key, words) in
+            [("settings", "settings changed"), ("needs_restart", "changed, and needs a restart")]
+        {
+            let names = answer["changed"][key].as_array().into_iter().flatten();
+            let names = names.filter_map(Value::as_str).collect::<Vec<_>>().join(", ");
+            if !names.is_empty() {
+                out += &format!("{}\n", safe(&format!("{words}: {names}")));
+            }
+        }
         if out.is_empty() {
             out = "reloaded; nothing has changed\n".to_owned();
         }
@@ -491,7 +514,7 @@ pub(super) fn line(event: &Value, style: Style) -> String {
     let mut table = Table::new(&["", "", "", ""]);
     table.row(vec![
         Cell::new(short_time(event["time"].as_str().unwrap_or_default())),
-        Cell::colored(event["kind"].as_str().unwrap_or_default()),
+        Cell::padded(event["kind"].as_str().unwrap_or_default(), KINDS),
         Cell::new(subject(event)),
         Cell::new(story(event)),
     ]);
@@ -511,15 +534,22 @@ pub(super) fn subject(event: &Value) -> String {
 /// What an event says, its cause first.
 pub(super) fn story(event: &Value) -> String {
     let text = |key: &str| event[key].as_str().unwrap_or_default();
-    let mut story = format!("{}: {}", text("cause"), text("evidence"));
+    let (cause, evidence) = (text("cause"), text("evidence"));
+    let mut story = match cause == evidence {
+        true => format!("by the {cause}"),
+        false => format!("{cause}: {evidence}"),
+    };
     if event["kind"] == "takeover" {
         let number = |key: &str| event[key].as_u64().map_or("?".to_owned(), |n| n.to_string());
+        let taken = match event["takeover_ms"].as_u64() {
+            Some(ms) => format!("taken over in {ms} ms"),
+            None => "no connection on it yet".to_owned(),
+        };
         story += &format!(
-            " ({} → {}, detected in {} ms, taken over in {} ms; {} retried, {} cut, {} lost)",
+            " ({} → {}, detected in {} ms, {taken}; {} retried, {} cut, {} lost)",
             event["from"].as_str().unwrap_or("none"),
             text("to"),
             number("detection_ms"),
-            number("takeover_ms"),
             number("retried"),
             number("cut"),
             number("lost"),
@@ -528,11 +558,8 @@ pub(super) fn story(event: &Value) -> String {
     if event["kind"] == "recovery" {
         story += &format!(" ({}: {})", text("action"), text("result"));
     }
-    for problem in event["problems"].as_array().into_iter().flatten() {
-        let (line, column) = (&problem["line"], &problem["column"]);
-        let [path, message] =
-            ["path", "message"].map(|key| problem[key].as_str().unwrap_or_default());
-        story += &format!("; {line}:{column}: {path}: {message}");
+    for problem in client::problems(event) {
+        story += &format!("; {problem}");
     }
     story
 }

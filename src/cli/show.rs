@@ -125,19 +125,29 @@ impl Cell {
     pub(super) fn colored(text: &str) -> Self {
         Self(safe(text).into_owned(), Color::of(text))
     }
+
+    /// The same in at least so many columns, so that rows of several tables stand below each other.
+    pub(super) fn padded(text: &str, width: usize) -> Self {
+        Self(format!("{:<width$}", safe(text)), Color::of(text))
+    }
 }
 
-/// Rows in columns. Where the terminal is too narrow the last column is cut, and where that is not
-/// enough, the widest others.
+/// Rows in columns. Where the terminal is too narrow, columns that may be lacking are left out; then
+/// the last column is cut, and where that is not enough, the widest others.
+#[derive(Clone, Debug)]
 pub(super) struct Table {
     head: Vec<&'static str>,
     /// Columns of numbers, which stand at the right.
     numbers: Vec<bool>,
     rows: Vec<Vec<Cell>>,
+    /// The names of columns that may be lacking, the least wanted first.
+    spare: &'static [&'static str],
 }
 
 /// No column is cut below this.
 const NARROWEST: usize = 6;
+/// Columns of the last one for which others are left out.
+const READABLE: usize = 24;
 
 impl Table {
     /// A table with these columns; those that begin with `#` hold numbers.
@@ -146,14 +156,50 @@ impl Table {
             numbers: head.iter().map(|name| name.starts_with('#')).collect(),
             head: head.iter().map(|name| name.trim_start_matches('#')).collect(),
             rows: Vec::new(),
+            spare: &[],
         }
+    }
+
+    /// Columns that a narrow terminal may lack, the least wanted first.
+    pub(super) fn may_lack(&mut self, names: &'static [&'static str]) {
+        self.spare = names;
+    }
+
+    /// Leaves out columns until the rest fits, its last one cut as far as it may be.
+    fn fit(&mut self, room: usize) {
+        for name in self.spare {
+            let natural = self.natural();
+            let last = natural.last().copied().unwrap_or(0);
+            let least = natural.iter().sum::<usize>() - last + last.min(READABLE);
+            if least + 2 * natural.len().saturating_sub(1) <= room {
+                return;
+            }
+            let Some(place) = self.head.iter().position(|head| head == name) else { continue };
+            self.head.remove(place);
+            self.numbers.remove(place);
+            self.rows.iter_mut().for_each(|row| drop(row.remove(place)));
+        }
+    }
+
+    /// The width that each column would like to have.
+    fn natural(&self) -> Vec<usize> {
+        let mut widths: Vec<_> = self.head.iter().map(|name| name.width()).collect();
+        for row in &self.rows {
+            for (width, Cell(text, _)) in widths.iter_mut().zip(row) {
+                *width = (*width).max(text.width());
+            }
+        }
+        widths
     }
 
     pub(super) fn row(&mut self, cells: Vec<Cell>) {
         self.rows.push(cells);
     }
 
-    pub(super) fn render(&self, style: Style) -> String {
+    pub(super) fn render(mut self, style: Style) -> String {
+        if let Some(room) = style.width {
+            self.fit(room);
+        }
         let widths = self.widths(style);
         let mut out = String::new();
         let head = self.head.iter().map(|name| Cell((*name).to_owned(), Some(Color::Head)));
@@ -165,12 +211,7 @@ impl Table {
     }
 
     fn widths(&self, style: Style) -> Vec<usize> {
-        let mut widths: Vec<_> = self.head.iter().map(|name| name.width()).collect();
-        for row in &self.rows {
-            for (width, Cell(text, _)) in widths.iter_mut().zip(row) {
-                *width = (*width).max(text.width());
-            }
-        }
+        let mut widths = self.natural();
         let Some(room) = style.width else { return widths };
         let gaps = 2 * widths.len().saturating_sub(1);
         let excess = |widths: &[usize]| (widths.iter().sum::<usize>() + gaps).saturating_sub(room);
@@ -284,9 +325,32 @@ mod tests {
             Cell::new("12"),
             Cell::new("a reason that is much too long"),
         ]);
-        assert_eq!(table.render(NARROW), "NAME    N  REASON\napp-1  12  a reason that is m…\n");
+        assert_eq!(
+            table.clone().render(NARROW),
+            "NAME    N  REASON\napp-1  12  a reason that is m…\n"
+        );
         let wide = Style { width: None, is_colored: false };
         assert!(table.render(wide).ends_with("much too long\n"));
+    }
+
+    #[test]
+    fn a_narrow_terminal_lacks_what_is_least_wanted() {
+        let table = || {
+            let mut table = Table::new(&["NAME", "STATE", "#IN", "#PRIO", "REASON"]);
+            table.may_lack(&["PRIO", "IN"]);
+            let cells = ["app-1", "unhealthy", "1.0 GiB", "0", "3 checks failed in a row: refused"];
+            table.row(cells.map(Cell::new).into());
+            table
+        };
+        let head = |width| {
+            let shown = table().render(Style { width: Some(width), is_colored: false });
+            assert!(shown.lines().all(|line| line.width() <= width), "{shown}");
+            shown.lines().next().unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(head(80), "NAME STATE IN PRIO REASON");
+        assert_eq!(head(54), "NAME STATE IN REASON");
+        assert_eq!(head(45), "NAME STATE REASON");
+        assert_eq!(head(30), "NAME STATE REASON");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `top`: a running instance, live.
 
+mod paint;
 mod screen;
 
 use std::collections::HashMap;
@@ -78,13 +79,20 @@ fn show(
 ) -> io::Result<()> {
     loop {
         terminal.draw(|frame| screen.draw(frame))?;
-        if event::poll(TICK)?
-            && let Input::Key(key) = event::read()?
-            && key.kind != KeyEventKind::Release
-        {
-            let is_interrupt = key.modifiers.contains(KeyModifiers::CONTROL)
-                && matches!(key.code, KeyCode::Char('c'));
-            match if is_interrupt { Step::Quit } else { screen.press(key.code) } {
+        let mut patience = TICK;
+        while event::poll(patience)? {
+            patience = Duration::ZERO;
+            let Input::Key(key) = event::read()? else { continue };
+            if key.kind == KeyEventKind::Release {
+                continue;
+            }
+            let has_control = key.modifiers.contains(KeyModifiers::CONTROL);
+            let step = match key.code {
+                KeyCode::Char('c') if has_control => Step::Quit,
+                _ if has_control => Step::Stay,
+                code => screen.press(code, Instant::now()),
+            };
+            match step {
                 Step::Quit => return Ok(()),
                 // The thread lives as long as this one.
                 Step::Do(what) => drop(ask.send(what)),
@@ -92,6 +100,7 @@ fn show(
             }
         }
         let now = Instant::now();
+        screen.tick(now);
         news.try_iter().for_each(|news| screen.hear(news, now));
     }
 }
@@ -153,6 +162,16 @@ struct Rate {
     connections: f64,
     bytes_in: f64,
     bytes_out: f64,
+}
+
+impl Rate {
+    fn plus(self, other: &Self) -> Self {
+        Self {
+            connections: self.connections + other.connections,
+            bytes_in: self.bytes_in + other.bytes_in,
+            bytes_out: self.bytes_out + other.bytes_out,
+        }
+    }
 }
 
 /// Rates of backends, by pool and name.

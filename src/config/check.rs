@@ -258,13 +258,12 @@ fn check_choice(node: &Node<'_>, branches: &[Branch], path: &Path<'_>, to: &mut 
         return Value::Null;
     };
     let inner = path.key(name);
-    let empty = Node { pos, kind: Kind::Map(Vec::new()) };
+    let empty = Node::new(pos, Kind::Map(Vec::new()));
+    let options = options.filter(|options| options.kind != Kind::Nothing);
     let (shape, options) = match (&branch.options, options) {
         (None, None) => return branch.name.as_str().into(),
         (None, Some(options)) => (&Shape::Section(Section::default()), options),
-        (Some(shape), options) => {
-            (shape, options.filter(|options| options.kind != Kind::Nothing).unwrap_or(&empty))
-        }
+        (Some(shape), options) => (shape, options.unwrap_or(&empty)),
     };
     let value = check(options, shape, &inner, to);
     if branch.options.is_none() {
@@ -301,7 +300,7 @@ fn check_any(node: &Node<'_>, shapes: &[Shape], path: &Path<'_>, to: &mut Proble
         return check(node, shape, path, to);
     };
     let Err(hint) = leaf(value, shape) else { return check(node, shape, path, to) };
-    let is_zero = matches!(value, "0" | "0s" | "0ms") && leaf("0s", shape).is_err();
+    let is_zero = is_zero(value) && leaf("0s", shape).is_err();
     let words = shapes.iter().filter_map(|shape| match shape {
         Shape::Words(words) => Some(words.iter().map(|word| word.name.as_str())),
         _ => None,
@@ -312,6 +311,12 @@ fn check_any(node: &Node<'_>, shapes: &[Shape], path: &Path<'_>, to: &mut Proble
         _ => hint,
     };
     mismatch(&Shape::Any(shapes.to_vec()), (node, path), &hint, to)
+}
+
+/// Whether a text is a nought, with a unit or without: `0`, `0s`, `0/s`.
+fn is_zero(text: &str) -> bool {
+    let unit = text.trim_start_matches('0');
+    unit.len() < text.len() && unit.chars().all(|c| c.is_ascii_alphabetic() || c == '/')
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::model::{Backend, Config, Pool};
 
@@ -15,7 +16,14 @@ pub struct Changes {
     pub pools: Names,
     /// Backends.
     pub backends: Names,
+    /// Keys of the process that have another value and are in force: `log.level`.
+    pub settings: Vec<String>,
+    /// Keys of the process that have another value, which takes a restart.
+    pub needs_restart: Vec<String>,
 }
+
+/// Keys that are read at the start only.
+const AT_START: &[&str] = &["runtime.threads", "log.format"];
 
 /// Names of what came, went, and is another now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -43,13 +51,19 @@ impl Changes {
             is_same_pool,
         );
         let backends = Names::between(backends(old), backends(new), |old, new| old == new);
-        Self { listeners, pools, backends }
+        let mut settings = Vec::new();
+        differing("", &settings_of(old), &settings_of(new), &mut settings);
+        let (needs_restart, settings) =
+            settings.into_iter().partition(|key| AT_START.contains(&key.as_str()));
+        Self { listeners, pools, backends, settings, needs_restart }
     }
 
     /// Whether there is no difference.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         [&self.listeners, &self.pools, &self.backends].iter().all(|names| names.is_empty())
+            && self.settings.is_empty()
+            && self.needs_restart.is_empty()
     }
 }
 
@@ -79,6 +93,31 @@ impl Names {
 
     fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
+    }
+}
+
+/// What a configuration says beside listeners and pools.
+fn settings_of(config: &Config) -> Value {
+    let Config { admin, state_file, runtime, log, .. } = config.clone();
+    let (listeners, pools) = Default::default();
+    let bare = Config { admin, state_file, runtime, log, listeners, pools };
+    // It can be written as JSON: every key of it can.
+    serde_json::to_value(bare).unwrap_or_default()
+}
+
+/// The paths of the keys that are not the same; of a section that is there on one side only, its own.
+fn differing(path: &str, old: &Value, new: &Value, out: &mut Vec<String>) {
+    let (Value::Object(was), Value::Object(is)) = (old, new) else {
+        if old != new {
+            out.push(path.to_owned());
+        }
+        return;
+    };
+    let gone = was.keys().filter(|key| !is.contains_key(*key));
+    for key in is.keys().chain(gone) {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let of = |section: &Map<String, Value>| section.get(key).cloned().unwrap_or_default();
+        differing(&path, &of(was), &of(is), out);
     }
 }
 
@@ -141,6 +180,25 @@ mod tests {
         assert!(changes.pools.is_empty() && changes.listeners.is_empty());
         assert_eq!(changes.backends.added, ["app/127.0.0.1:3"]);
         assert!(Changes::between(&old, &old).is_empty());
+    }
+
+    #[test]
+    fn settings_of_the_process_are_told_and_which_of_them_need_a_restart() {
+        let with = |head: &str| {
+            let text =
+                format!("{head}\nlisteners: {{{WEB}}}\npools: {{app: {{backends: ['a:1']}}}}");
+            load(&text, &|_| None, &Registry::default()).unwrap()
+        };
+        let old = with("runtime: {threads: 1, max_connections: 10}\nadmin: {}");
+        let new =
+            with("runtime: {threads: 2, shutdown_grace: 5s}\nlog: {level: warn, format: json}");
+        let changes = Changes::between(&old, &new);
+        assert_eq!(
+            changes.settings,
+            ["admin", "runtime.shutdown_grace", "runtime.max_connections", "log.level"]
+        );
+        assert_eq!(changes.needs_restart, ["runtime.threads", "log.format"]);
+        assert!(!changes.is_empty() && Changes::between(&old, &old).is_empty());
     }
 
     #[test]

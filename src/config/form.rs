@@ -27,6 +27,9 @@ pub trait Text {
     const EXPECTED: &'static str;
     /// A regular expression (ECMA 262) that every valid text matches; for editors.
     const PATTERN: &'static str;
+    /// The whole numbers that are of this form, where not all are or none is. YAML readers take bare
+    /// digits for a number; for editors.
+    const NUMBERS: Option<(u64, u64)> = None;
 
     /// Reads the value. The error is a hint: what to do about it, or empty.
     ///
@@ -51,6 +54,10 @@ pub struct Form {
     pub name: &'static str,
     /// [`Text::EXPECTED`].
     pub expected: &'static str,
+    /// [`Text::PATTERN`].
+    pub pattern: &'static str,
+    /// [`Text::NUMBERS`].
+    pub numbers: Option<(u64, u64)>,
     /// Checks a text; gives its measure, or a hint.
     pub check: fn(&str) -> Result<Option<u64>, String>,
 }
@@ -60,6 +67,8 @@ impl Form {
         Self {
             name: T::NAME,
             expected: T::EXPECTED,
+            pattern: T::PATTERN,
+            numbers: T::NUMBERS,
             check: |text| T::parse(text).map(|value| T::measure(&value)),
         }
     }
@@ -129,7 +138,7 @@ impl Text for Period {
     type Value = Duration;
     const NAME: &'static str = "duration";
     const EXPECTED: &'static str = "a duration such as 250ms, 2s or 1m30s";
-    const PATTERN: &'static str = "^([0-9]+(d|h|m|s|ms))+$";
+    const PATTERN: &'static str = "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$";
 
     fn parse(text: &str) -> Result<Duration, String> {
         unit::parse_duration(text)

@@ -21,6 +21,7 @@ mod scalar;
 mod schema;
 mod shape;
 mod strategy;
+mod token;
 mod tree;
 pub mod unit;
 mod warnings;
@@ -31,12 +32,14 @@ use std::cell::Cell;
 use std::collections::HashSet;
 
 pub use diff::{Changes, Names};
+pub(crate) use nearest::hint as did_you_mean;
 pub use places::{Loaded, Places, Step};
 pub use problem::{Problem, render};
 pub use read::{MAX_BYTES, MAX_DEPTH, MAX_NODES};
 pub use reference::reference;
 pub use rules::MAX_BOUND;
 pub use schema::schema;
+pub use token::token_in;
 pub use warnings::{Facts, warnings};
 
 use crate::balance::Registry;
@@ -130,7 +133,15 @@ pub fn one_shot(
         let named = |problem: Problem| {
             let option = options.iter().find(|(path, _)| problem.path.starts_with(path));
             let path = option.map_or(problem.path.clone(), |(_, name)| (*name).to_owned());
-            Problem { line: 0, column: 0, path, ..problem }
+            let message = match problem.path == "admin.token_file" {
+                // A token takes a file, and there is none here.
+                true => "whoever reaches this address could command the process, and only a \
+                         configuration file (-c) can name a token; take 127.0.0.1:9900 or \
+                         unix:/run/tidegate/admin.sock"
+                    .to_owned(),
+                false => problem.message,
+            };
+            Problem { line: 0, column: 0, path, message }
         };
         let mut seen = HashSet::new();
         problems.into_iter().map(named).filter(|problem| seen.insert(problem.to_string())).collect()
@@ -231,10 +242,10 @@ fn one_shot_tree<'a>(
     // Places are counters: problems of different values must not be taken for one.
     let places = Cell::new(0);
     let pos = || Pos { line: 0, column: places.replace(places.get() + 1) };
-    let scalar = |text: &'a str| Node { pos: pos(), kind: Kind::Scalar(Cow::Borrowed(text)) };
+    let scalar = |text: &'a str| Node::new(pos(), Kind::Scalar(Cow::Borrowed(text)));
     let list = |texts: &'a [String]| {
         let items = texts.iter().map(|text| scalar(text)).collect();
-        Node { pos: pos(), kind: Kind::List(items) }
+        Node::new(pos(), Kind::List(items))
     };
     let map = |entries: Vec<(&'a str, Node<'a>)>| {
         let entry = |(key, value): (&'a str, _)| Entry {
@@ -243,7 +254,7 @@ fn one_shot_tree<'a>(
             is_double: false,
             value,
         };
-        Node { pos: pos(), kind: Kind::Map(entries.into_iter().map(entry).collect()) }
+        Node::new(pos(), Kind::Map(entries.into_iter().map(entry).collect()))
     };
     let listener = map(vec![("bind", list(listen)), ("pool", scalar("main"))]);
     let mut pool = vec![("backends", list(backends))];

@@ -60,8 +60,8 @@ pub struct Config {
     /// The admin endpoint: dashboard, metrics, API; `off` = none.
     #[serde(default, with = "OrOff::<Section<Admin>>")]
     pub admin: Option<Admin>,
-    /// A file in which health, active roles and what operators said survive a restart; `off` =
-    /// none.
+    /// A file in which health, active roles, addresses of names and what operators said survive a
+    /// restart; `off` = none.
     #[serde(default, with = "OrOff::<FilePath>")]
     pub state_file: Option<PathBuf>,
     /// The process: threads, shutdown, limits.

@@ -99,6 +99,15 @@ const ALIASES: &[(&str, &str)] = &[
     ("resolvers", "resolve"),
     ("resolver", "resolve"),
     ("nameservers", "servers"),
+    ("inward", "in"),
+    ("inbound", "in"),
+    ("ingress", "in"),
+    ("input", "in"),
+    ("ni", "in"),
+    ("outward", "out"),
+    ("outbound", "out"),
+    ("egress", "out"),
+    ("output", "out"),
     ("access_log", "access"),
     ("api", "admin"),
     ("stats", "admin"),
@@ -132,7 +141,7 @@ pub(super) fn nearest<'c>(
 }
 
 /// `did you mean "…"?` for the nearest candidate; else the candidates, as far as they are few.
-pub(super) fn hint<'c>(name: &str, candidates: impl Iterator<Item = &'c str> + Clone) -> String {
+pub(crate) fn hint<'c>(name: &str, candidates: impl Iterator<Item = &'c str> + Clone) -> String {
     match nearest(name, candidates.clone()) {
         Some(meant) => format!("did you mean \"{meant}\"?"),
         None => format!("expected {}", one_of(candidates)),
@@ -166,8 +175,9 @@ fn distance(wanted: &str, candidate: &str) -> Option<usize> {
     let allowed = 1.max(wanted.len().max(candidate.len()) / 3);
     if wanted.len().abs_diff(candidate.len()) <= allowed {
         let edits = strsim::osa_distance(wanted, &candidate);
-        // Two names of one or two letters are never near.
-        let enough = edits < wanted.len().max(2) && (edits == 0 || candidate.len() > 2);
+        // Two names of one or two letters are never near; of two, one letter too many is.
+        let is_long = candidate.len() > 2 || candidate.len() == 2 && wanted.len() == 3;
+        let enough = edits < wanted.len().max(2) && (edits == 0 || is_long);
         if edits <= allowed && enough {
             return Some(edits);
         }
@@ -198,6 +208,10 @@ mod tests {
         assert_eq!(near("max_conn", &["max_connections"]), Some("max_connections"));
         assert_eq!(near("zebra", &keys), None);
         assert_eq!(near("b", &["a", "c"]), None);
+        for slip in ["inn", "iin", "In", "ni", "inbound"] {
+            assert_eq!(near(slip, &["in", "out"]), Some("in"), "{slip}");
+        }
+        assert_eq!(near("tcp", &["in", "v1"]), None);
         assert_eq!(near("", &["a", "tcp"]), None);
     }
 

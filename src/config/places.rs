@@ -39,6 +39,12 @@ impl Places {
         steps.iter().try_fold(&self.root, |node, step| below(node, *step)).is_some()
     }
 
+    /// The text that stands at this place, where it is one piece of text.
+    #[must_use]
+    pub fn text(&self, steps: &[Step<'_>]) -> Option<&str> {
+        steps.iter().try_fold(&self.root, |node, step| below(node, *step))?.text()
+    }
+
     /// Something to say of the value at a place; where the file says nothing there, it is told at
     /// the section that would hold it. Looks at every key on the way.
     #[must_use]

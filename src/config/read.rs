@@ -131,7 +131,7 @@ impl<'a> Reader<'_, 'a> {
                         Open::List(items) => Kind::List(items),
                         Open::Map { entries, .. } => Kind::Map(entries),
                     };
-                    let node = Node { pos: frame.pos, kind };
+                    let node = Node::new(frame.pos, kind);
                     self.remember(frame.anchor, &node)?;
                     return self.place(node, 1);
                 }
@@ -172,7 +172,7 @@ impl<'a> Reader<'_, 'a> {
     fn scalar(&mut self, text: Cow<'a, str>, style: ScalarStyle, pos: Pos) -> Node<'a> {
         let is_plain = style == ScalarStyle::Plain;
         if is_plain && matches!(text.as_ref(), "" | "~" | "null" | "Null" | "NULL") {
-            return Node { pos, kind: Kind::Nothing };
+            return Node::new(pos, Kind::Nothing);
         }
         let kind = match expand(text, self.env, &mut self.bytes_left) {
             Ok(text) => Kind::Scalar(text),
@@ -183,7 +183,7 @@ impl<'a> Reader<'_, 'a> {
                 Kind::Broken
             }
         };
-        Node { pos, kind }
+        Node::new(pos, kind)
     }
 
     fn alias(&mut self, anchor: usize, pos: Pos) -> Option<()> {
@@ -197,7 +197,7 @@ impl<'a> Reader<'_, 'a> {
         if cost > self.nodes_left {
             return self.stop(pos, too_many);
         }
-        let node = node.clone();
+        let node = Node { alias: Some(pos), ..node.clone() };
         self.place(node, cost)
     }
 

@@ -41,6 +41,13 @@ pub(super) fn check_rules(root: &Node<'_>, registry: &Registry, problems: &mut P
         check_unix_options(&listener.value, &path.key(&listener.key), problems);
     }
     if root.get("pools").is_some_and(Node::is_map) {
+        // Told even where every listener has a pool of its own.
+        if let Some(defaults) = root.get("defaults").and_then(|defaults| defaults.get("listener")) {
+            let path = Path::Root.key("defaults");
+            each_pool_name(defaults, &path.key("listener"), |node, path| {
+                check_pool_name((node, path), pools, &by_name, problems);
+            });
+        }
         for listener in listeners.iter().filter(|listener| !listener.is_double) {
             let path = Path::Root.key("listeners");
             each_pool_name(&listener.value, &path.key(&listener.key), |node, path| {
@@ -98,7 +105,7 @@ fn check_pool_name(
 ) {
     let Some(name) = node.text().filter(|name| !by_name.contains_key(name)) else { return };
     problems.add(node.pos, path, || {
-        let names = pools.iter().map(|entry| entry.key.as_ref());
+        let names = pools.iter().filter(|entry| !entry.is_double).map(|entry| entry.key.as_ref());
         let pools = match pools {
             [] => "there are no pools".to_owned(),
             _ => format!("the pools are {}", one_of(names.clone()).trim_start_matches("one of ")),
@@ -127,7 +134,7 @@ fn check_pool(pool: &Node<'_>, path: &Path<'_>, problems: &mut Problems) {
             continue;
         }
         match taken.get(text) {
-            Some(first) => problems.add(name.pos, &path.index(index), || {
+            Some(first) => problems.add(name.place(), &path.index(index), || {
                 format!(
                     "duplicate backend name {}{}; give it a name of its own",
                     show(text),
@@ -135,7 +142,7 @@ fn check_pool(pool: &Node<'_>, path: &Path<'_>, problems: &mut Problems) {
                 )
             }),
             None => {
-                taken.insert(text, name.pos);
+                taken.insert(text, name.place());
             }
         }
     }
@@ -273,7 +280,7 @@ fn check_binds<'n>(
         if let Some((other, address)) = taken.add(index, &one.bind) {
             let other = &bound[other];
             report(one, listeners, problems, || {
-                let line = on_line(other.node.pos);
+                let line = on_line(other.node.place());
                 if other.listener == one.listener {
                     return format!("{address} is bound twice{line}");
                 }
@@ -301,8 +308,8 @@ fn report(
     let listener = all.key(&listeners[one.listener].key);
     let bind = listener.key("bind");
     match one.index {
-        Some(index) => problems.add(one.node.pos, &bind.index(index), message),
-        None => problems.add(one.node.pos, &bind, message),
+        Some(index) => problems.add(one.node.place(), &bind.index(index), message),
+        None => problems.add(one.node.place(), &bind, message),
     }
 }
 
@@ -350,7 +357,8 @@ impl Taken {
     }
 }
 
-/// The backends of a pool as text: by address, and loopback ones by family and port.
+/// The backends of a pool as text: by address, and loopback ones by family and port. What another
+/// name than `localhost` resolves to is not known here.
 #[derive(Default)]
 struct Reach<'n> {
     exact: HashMap<Address, &'n str>,
@@ -362,10 +370,15 @@ impl<'n> Reach<'n> {
         let mut reach = Self::default();
         let backends = pool.get("backends").map_or(&[][..], Node::items);
         for text in backends.iter().filter_map(|backend| address_of(backend)?.text()) {
-            match Address::parse(text) {
-                Ok(Address::Tcp(tcp)) => reach.add(tcp, text),
-                Ok(unix) => _ = reach.exact.insert(unix, text),
-                Err(_) => {}
+            match Target::parse(text) {
+                Ok(Target::Address(Address::Tcp(tcp))) => reach.add(tcp, text),
+                Ok(Target::Address(unix)) => _ = reach.exact.insert(unix, text),
+                // It is loopback, and nothing else (RFC 6761, section 6.3).
+                Ok(Target::Host { name, port }) if is_localhost(&name) => {
+                    reach.add((Ipv4Addr::LOCALHOST, port).into(), text);
+                    reach.add((Ipv6Addr::LOCALHOST, port).into(), text);
+                }
+                Ok(_) | Err(_) => {}
             }
         }
         reach
@@ -397,6 +410,12 @@ impl<'n> Reach<'n> {
         };
         bind.addresses().into_iter().find_map(hit).copied()
     }
+}
+
+/// Whether a name in lower case is `localhost` or below it.
+fn is_localhost(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 fn check_loops<'n>(

@@ -33,15 +33,26 @@ pub(super) fn leaf(value: &str, shape: &Shape) -> Result<Value, String> {
 
 /// Reads true or false, in every spelling of YAML 1.1 and 1.2 but the single letters.
 pub(super) fn boolean(text: &str) -> Option<bool> {
-    let is_one_case = |word: &&&str| {
-        let mut title = word[..1].to_ascii_uppercase();
-        title.push_str(&word[1..]);
-        text == **word || text == title || text == word.to_ascii_uppercase()
-    };
-    if TRUE.iter().any(|word| is_one_case(&word)) {
+    let is_it =
+        |word: &&str| word.eq_ignore_ascii_case(text) && cases(word).iter().any(|c| c == text);
+    let is_one = |words: &[&str]| words.iter().any(is_it);
+    if is_one(TRUE) {
         return Some(true);
     }
-    FALSE.iter().any(|word| is_one_case(&word)).then_some(false)
+    is_one(FALSE).then_some(false)
+}
+
+/// Every text that [`boolean`] reads as `value`.
+pub(super) fn spellings(value: bool) -> Vec<String> {
+    let words = if value { TRUE } else { FALSE };
+    words.iter().flat_map(|word| cases(word)).collect()
+}
+
+/// A word in small letters, with a capital, in capitals.
+fn cases(word: &str) -> [String; 3] {
+    let mut title = word[..1].to_ascii_uppercase();
+    title.push_str(&word[1..]);
+    [word.to_owned(), title, word.to_ascii_uppercase()]
 }
 
 /// Reads a whole number in decimal. The error is a hint.

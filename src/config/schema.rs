@@ -1,16 +1,23 @@
 //! The model as JSON Schema: for the checker as it comes, for editors tidied up.
 
+mod published;
+
+use std::collections::HashSet;
+
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::model::{Config, Defaults};
+use super::shape::Shape;
 use super::strategy;
 use crate::balance::Registry;
 
 /// The JSON Schema (2020-12) of a configuration file, for editors.
 ///
-/// Where a value may come from the environment, a text with `${` is valid too.
+/// It takes what an editor reads of a valid file: bare digits as a number, `off` as a text or as
+/// false. Where a value may come from the environment, a text with `${` is valid too. What is
+/// between keys, and some of what a pattern can only say at length, is left to `tidegate check`.
 #[must_use]
 pub fn schema(registry: &Registry) -> Value {
     let mut root = annotated(registry);
@@ -36,6 +43,7 @@ pub fn schema(registry: &Registry) -> Value {
 /// | `x-shorthand` | a text in the place of this section is the value of that key |
 /// | `x-default-from` | without this key its value is the text of that key |
 /// | `x-means` | this key is a word for another: true for that number, or a text for a list of one section with that key |
+/// | `x-not` | none of these schemas may hold too |
 /// | `x-one-of`, `x-at-most-one-of` | only one of these keys is there; with the former it must be |
 pub(super) fn annotated(registry: &Registry) -> Value {
     let mut defaults = of_type::<Defaults>();
@@ -168,9 +176,10 @@ fn require_without_defaults(root: &mut Value) {
     }
 }
 
-/// Turns the annotated schema into plain JSON Schema.
+/// Turns the annotated schema into plain JSON Schema: of every leaf, what its shape takes.
 fn publish(schema: &mut Value) {
     let Value::Object(object) = schema else { return };
+    hand_down_bounds(object);
     for (key, value) in object.iter_mut() {
         match key.as_str() {
             "properties" => {
@@ -181,8 +190,15 @@ fn publish(schema: &mut Value) {
             "additionalProperties" | "items" => publish(value),
             "anyOf" | "oneOf" => {
                 if let Value::Array(branches) = value {
-                    add_bare_names(branches);
+                    let is_word = |branch: &Value| {
+                        branch.get("const").is_some() || branch.get("enum").is_some()
+                    };
+                    let has_words = branches.iter().any(is_word);
                     branches.iter_mut().for_each(publish);
+                    if key == "oneOf" {
+                        complete_choice(branches);
+                    }
+                    branches.extend(has_words.then(published::variable));
                 }
             }
             _ => {}
@@ -191,64 +207,78 @@ fn publish(schema: &mut Value) {
     if object.get("additionalProperties").is_some_and(Value::is_object) {
         object.insert("propertyNames".to_owned(), json!({ "pattern": NAME_OR_VARIABLE }));
     }
-    if object.get("const").is_some_and(|word| word == "off") {
-        object.remove("const");
-        object.remove("type");
-        object.insert("enum".to_owned(), json!(["off", false]));
-    }
     let shorthand = object.get("x-shorthand").and_then(Value::as_str).map(str::to_owned);
-    let short = shorthand.and_then(|key| object.get("properties")?.get(key).cloned());
+    let short = shorthand.and_then(|key| object.get("properties")?.get(&key).cloned());
     let is_section_default = object.get("default").is_some_and(Value::is_object);
+    let is_choice = object.contains_key("oneOf");
+    let shape = (!is_choice).then(|| Shape::of(&Value::Object(object.clone())));
+    if let Some(leaf) = shape.as_ref().and_then(published::leaf) {
+        let refused = object.get("x-not").cloned();
+        object.retain(|key, _| ["description", "default"].contains(&key.as_str()));
+        object.extend(leaf);
+        published::refuse(object, refused);
+    }
     object.retain(|key, _| !key.starts_with("x-") && key != "format");
     if is_section_default {
         object.remove("default");
     }
-    let_variables_in(object);
     if let Some(short) = short {
         let section = Value::Object(std::mem::take(object));
         object.insert("anyOf".to_owned(), json!([short, section]));
     }
 }
 
-/// Lets a choice whose options may all be absent be written as its name alone.
-fn add_bare_names(branches: &mut Vec<Value>) {
-    let mut added = Vec::new();
-    for branch in branches.iter().filter(|branch| branch.get("required").is_some()) {
-        let Some(Value::Object(properties)) = branch.get("properties") else { continue };
-        for (name, options) in properties {
-            let is_known = branches.iter().any(|branch| branch.get("const") == Some(&json!(name)));
-            if !is_known && options.get("required").is_none() {
-                added.push(json!({ "type": "string", "const": name }));
+/// Bounds of a value of several shapes are those of each.
+fn hand_down_bounds(object: &mut Map<String, Value>) {
+    for key in ["x-minimum", "x-maximum"] {
+        let Some(bound) = object.get(key).cloned() else { continue };
+        let Some(Value::Array(branches)) = object.get_mut("anyOf") else { continue };
+        for branch in branches.iter_mut().filter_map(Value::as_object_mut) {
+            if branch.contains_key("x-form") {
+                branch.insert(key.to_owned(), bound.clone());
             }
         }
     }
-    branches.extend(added);
+}
+
+/// A choice whose options may all be absent is written as its name alone, or with nothing behind it;
+/// one that has none, with an empty section too where others have some.
+fn complete_choice(branches: &mut Vec<Value>) {
+    let has_options = branches.iter().any(|branch| branch.get("required").is_some());
+    let mut named: HashSet<String> = HashSet::new();
+    let mut bare = Vec::new();
+    for branch in branches.iter_mut().filter(|branch| branch.get("required").is_some()) {
+        let Some(Value::Object(properties)) = branch.get_mut("properties") else { continue };
+        for (name, options) in properties {
+            named.insert(name.clone());
+            if options.get("required").is_none() {
+                options["type"] = json!(["object", "null"]);
+                bare.push(name.clone());
+            }
+        }
+    }
+    let known: Vec<String> = branches
+        .iter()
+        .filter_map(|branch| branch.get("const").and_then(Value::as_str))
+        .map(str::to_owned)
+        .collect();
+    let missing = bare.iter().filter(|name| !known.contains(name));
+    branches.extend(missing.map(|name| json!({ "type": "string", "const": name })));
+    if has_options {
+        let alone = known.iter().filter(|name| !named.contains(*name));
+        let empty = json!({ "type": ["object", "null"], "additionalProperties": false });
+        branches.extend(alone.map(|name| {
+            json!({
+                "type": "object",
+                "properties": { name: empty },
+                "required": [name],
+                "additionalProperties": false,
+            })
+        }));
+    }
 }
 
 const NAME_OR_VARIABLE: &str = r"^[A-Za-z0-9_.-]{1,128}$|\$\{";
-
-/// Allows `${VAR}` where a number, a boolean or a text of some form stands, and the former in quotes.
-fn let_variables_in(object: &mut Map<String, Value>) {
-    if let Some(Value::String(pattern)) = object.get_mut("pattern") {
-        *pattern = format!(r"{pattern}|\$\{{");
-        return;
-    }
-    let pattern = match object.get("type").and_then(Value::as_str) {
-        Some("integer") => r"^[0-9]+$|\$\{",
-        Some("boolean") => r"^(true|false|on|off|yes|no)$|\$\{",
-        _ => "",
-    };
-    if !pattern.is_empty() {
-        let kept = ["description", "default"];
-        let (outer, inner): (Map<_, _>, Map<_, _>) =
-            std::mem::take(object).into_iter().partition(|(key, _)| kept.contains(&key.as_str()));
-        *object = outer;
-        object.insert(
-            "anyOf".to_owned(),
-            json!([Value::Object(inner), { "type": "string", "pattern": pattern }]),
-        );
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::model::Strategy;
-use crate::balance::{Entry, Options, Registry};
+use crate::balance::{Entry, OptionKey, Options, Registry};
 
 /// The strategy of a pool that names none.
 const DEFAULT: &str = "round_robin";
@@ -58,18 +58,32 @@ pub(super) fn choices(registry: &Registry) -> Value {
     json!({ "description": "A strategy by name, with the options given for it.", "oneOf": branches })
 }
 
+const SMALL_PRIMES: [u64; 6] = [2, 3, 5, 7, 11, 13];
+
+/// Whether an option takes no multiple of this number, judged by the first ones of its range: what it
+/// wants beyond the range is a function, of which a schema can say no more.
+fn never(key: &OptionKey, divisor: u64) -> bool {
+    let first = key.min.next_multiple_of(divisor);
+    key.check.is_some_and(|check| (0..16).all(|index| check(first + index * divisor).is_err()))
+}
+
 fn branches_of(entry: &Entry) -> [Value; 2] {
     let keys: Map<String, Value> = entry
         .options
         .iter()
         .map(|key| {
-            let schema = json!({
+            let mut schema = json!({
                 "description": key.summary,
                 "type": "integer",
                 "minimum": key.min,
                 "maximum": key.max,
                 "default": key.default,
             });
+            let divisors: Vec<u64> = SMALL_PRIMES.into_iter().filter(|d| never(key, *d)).collect();
+            if !divisors.is_empty() {
+                let of = |divisor: &u64| json!({ "multipleOf": divisor });
+                schema["x-not"] = divisors.iter().map(of).collect();
+            }
             (key.name.to_owned(), schema)
         })
         .collect();

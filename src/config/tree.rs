@@ -16,6 +16,8 @@ pub(super) struct Pos {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Node<'a> {
     pub(super) pos: Pos,
+    /// Where an alias put this copy.
+    pub(super) alias: Option<Pos>,
     pub(super) kind: Kind<'a>,
 }
 
@@ -58,7 +60,16 @@ impl<'a> Node<'a> {
                 Kind::Map(entries.into_iter().map(owned).collect())
             }
         };
-        Node { pos: self.pos, kind }
+        Node { pos: self.pos, alias: self.alias, kind }
+    }
+
+    pub(super) fn new(pos: Pos, kind: Kind<'a>) -> Self {
+        Self { pos, alias: None, kind }
+    }
+
+    /// Where it is used, for what is wrong with its being there and not with itself.
+    pub(super) fn place(&self) -> Pos {
+        self.alias.unwrap_or(self.pos)
     }
 
     /// The value of a key; nothing where this is no map. Looks at every key before it.

@@ -156,6 +156,9 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
     }
     Err(match (number, unit) {
         ("", _) => String::new(),
+        (_, unit) if unit.starts_with('.') && unit.ends_with("/s") => {
+            "a whole number of them; the lowest rate is 1/s".to_owned()
+        }
         (_, "" | "/sec" | "/second" | "ps") => format!("did you mean \"{number}/s\"?"),
         _ => "a rate ends in /s".to_owned(),
     })
@@ -212,6 +215,15 @@ fn too_long_or_no_number(number: &str) -> String {
 }
 
 fn duration_hint(text: &str, number: &str, unit: &str) -> String {
+    let bare: String = text.split_whitespace().collect();
+    // Else it would be read again and again.
+    if bare.len() < text.len() && parse_duration(&bare).is_ok() {
+        return format!("did you mean \"{bare}\"?");
+    }
+    unit_hint(text, number, unit)
+}
+
+fn unit_hint(text: &str, number: &str, unit: &str) -> String {
     let trimmed = unit.trim();
     let meant =
         DURATION_UNITS.iter().map(|(name, _)| *name).find(|name| *name == trimmed).or_else(|| {
@@ -225,6 +237,7 @@ fn duration_hint(text: &str, number: &str, unit: &str) -> String {
         (_, _, Some(meant)) if text.len() == number.len() + unit.len() => {
             format!("did you mean \"{number}{meant}\"?")
         }
+        (_, _, Some(meant)) if meant == trimmed => "without spaces, as in 1m30s".to_owned(),
         (_, _, Some(meant)) => format!("for {trimmed} write {meant}"),
         _ if trimmed.starts_with('.') => "only whole numbers, as in 1s500ms".to_owned(),
         _ => "the units are d, h, m, s, ms".to_owned(),
@@ -315,6 +328,10 @@ mod tests {
             assert_eq!(parse_throughput(text), Err(hint.to_owned()), "{text}");
         }
         assert_eq!(parse_rate("6/m"), Err("a rate ends in /s".to_owned()));
+        let whole = "a whole number of them; the lowest rate is 1/s";
+        assert_eq!(parse_rate("0.5/s"), Err(whole.to_owned()));
+        assert_eq!(parse_duration("1m 30s"), Err("did you mean \"1m30s\"?".to_owned()));
+        assert_eq!(parse_duration("1m 30x"), Err("without spaces, as in 1m30s".to_owned()));
     }
 
     proptest! {

@@ -10,9 +10,11 @@ use super::handle::{
     BackendStatus, ConnectionStatus, Error, Filter, Operation, PoolStatus, Request,
 };
 use super::keeper::Node;
+use super::names::LATE;
 use super::pool::Controlled;
+use crate::config::did_you_mean;
 use crate::failover::{Cause, Id, MoveError, Why};
-use crate::health::{Event, Operator, State, Tick};
+use crate::health::{Event, Evidence, Operator, State, Tick};
 use crate::net::clock::ticks;
 use crate::state::{Ending, Notice, Open, Which};
 
@@ -21,6 +23,13 @@ impl Controller {
     pub(super) async fn answer(&mut self, request: Request) {
         // Who has asked may have gone: then nobody is told.
         match request {
+            Request::Operate { reply, .. } if self.is_handing_over => {
+                drop(reply.send(Err(later())));
+            }
+            Request::Failover { reply, .. } if self.is_handing_over => {
+                drop(reply.send(Err(later())));
+            }
+            Request::Reload(reply) if self.is_handing_over => drop(reply.send(Err(later()))),
             Request::Status(reply) => drop(reply.send(Ok(self.status()))),
             Request::Measures(reply) => drop(reply.send(Ok(self.measures()))),
             Request::Explain(question, reply) => drop(reply.send(self.explain(&question))),
@@ -37,7 +46,7 @@ impl Controller {
                 let (threads, now) = (self.threads.clone(), self.clock.now());
                 let known = self.knows(&filter);
                 tokio::task::spawn_local(async move {
-                    let open = list(&threads).await;
+                    let open = list(&threads, None).await;
                     let shown = open.into_iter().filter(|one| filter.takes(one));
                     let shown: Vec<_> = shown.map(|one| connection_status(one, now)).collect();
                     // What was configured is known by its connections.
@@ -45,7 +54,14 @@ impl Controller {
                     let _ = reply.send(unknown.map_or(Ok(shown), Err));
                 });
             }
-            Request::Saved(reply) => _ = reply.send(Ok(self.saved())),
+            Request::HandOver(reply) => self.want_hand_over(reply),
+            Request::GoOn => self.is_handing_over = false,
+            Request::Alone => self.resume(),
+            Request::Inherit(tally, reply) => {
+                self.unclaimed.add(tally);
+                self.claim();
+                let _ = reply.send(Ok(()));
+            }
             Request::Reload(reply) => self.want_reload(reply),
             Request::Unready(reply) => {
                 let unready = self.pools.iter().filter(|pool| !pool.has_rotation());
@@ -54,9 +70,24 @@ impl Controller {
         }
     }
 
+    /// Adds what another process has counted of what is here.
+    pub(super) fn claim(&mut self) {
+        if self.unclaimed.is_empty() {
+            return;
+        }
+        let view = self.measures();
+        self.unclaimed.claim(&view);
+        if self.now() > LATE {
+            self.unclaimed.forget();
+        }
+    }
+
     fn pool_called(&self, name: &str) -> Result<usize, Error> {
         let found = self.pools.iter().position(|pool| **pool.name() == *name);
-        found.ok_or_else(|| Error::Unknown(format!("no pool is called {name:?}")))
+        found.ok_or_else(|| {
+            let hint = did_you_mean(name, self.pools.iter().map(|pool| &**pool.name()));
+            Error::Unknown(format!("no pool is called {name:?}; {hint}"))
+        })
     }
 
     /// Whether there are a pool and a backend of these names.
@@ -80,7 +111,9 @@ impl Controller {
         let pool = &self.pools[index];
         let found = pool.keeper.nodes.iter().find(|node| *node.name == *name);
         found.map(|node| node.id).ok_or_else(|| {
-            Error::Unknown(format!("pool {:?} has no backend called {name:?}", pool.name()))
+            let hint = did_you_mean(name, pool.keeper.nodes.iter().map(|node| &*node.name));
+            let pool = pool.name();
+            Error::Unknown(format!("pool {pool:?} has no backend called {name:?}; {hint}"))
         })
     }
 
@@ -121,7 +154,12 @@ impl Controller {
         let at = self.now();
         let pool = &mut self.pools[index];
         let Some(node) = pool.keeper.node_mut(id) else { return };
+        let before = node.weight.value();
         node.weight.overrule(weight);
+        if before == weight {
+            // It is the operator's word from now on; nothing has happened.
+            return self.unsaved();
+        }
         let name = Arc::clone(&node.name);
         pool.keeper.refresh(&Why::new(Cause::Operator, "another weight"), false, at);
         pool.is_dirty = true;
@@ -166,8 +204,10 @@ impl Controller {
                  (strategy: hot_standby)"
             )));
         }
+        let unusable = to.and_then(|id| pool.keeper.node(id)).map_or_else(String::new, unusable);
         pool.keeper.move_to(to, at).map_err(|error| match error {
             MoveError::Unknown => Error::Unknown(error.to_string()),
+            MoveError::NotUsable => Error::NotNow(format!("pool {name:?}: {unusable}")),
             error => Error::NotNow(format!("pool {name:?}: {error}")),
         })?;
         pool.is_dirty = true;
@@ -189,6 +229,21 @@ impl Controller {
     }
 }
 
+/// Why a backend cannot have the active role, and what would change that.
+fn unusable(node: &Node) -> String {
+    let (state, reason) = (node.health.state(), node.health.reason());
+    let hint = match state {
+        State::Draining | State::Disabled => "; enable it first",
+        _ if node.weight.value() == 0 => "; its weight is 0",
+        _ => "",
+    };
+    format!(
+        "{:?} is {} ({reason}) and cannot have the active role{hint}",
+        node.name,
+        state.as_str()
+    )
+}
+
 pub(super) fn backend_status(pool: &Controlled, node: &Node, at: Tick) -> BackendStatus {
     let backing = pool.backings.get(&node.id);
     let live = backing.map(|backing| &backing.backend);
@@ -196,7 +251,11 @@ pub(super) fn backend_status(pool: &Controlled, node: &Node, at: Tick) -> Backen
     let (state, reason) = if is_parted {
         (State::Draining, "no longer configured".to_owned())
     } else {
-        (node.health.state(), node.health.reason().to_string())
+        let reason = match node.health.reason() {
+            Evidence::Start if pool.probe.is_none() => "no health check".to_owned(),
+            reason => reason.to_string(),
+        };
+        (node.health.state(), reason)
     };
     let since = backing.map(|backing| backing.since(node.health.age(at), at));
     BackendStatus {
@@ -238,4 +297,9 @@ fn connection_status(open: Open, now: Tick) -> ConnectionStatus {
         bytes_in: open.bytes_in,
         bytes_out: open.bytes_out,
     }
+}
+
+/// What an operator is told while another process is about to go on.
+fn later() -> Error {
+    Error::NotNow("an upgrade is under way: say it again when it is done".into())
 }

@@ -1,11 +1,12 @@
 //! Active checks: begun when it is time, judged when they end.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tracing::debug;
+use tracing::{debug, error};
 
 use super::controller::Controller;
 use super::follow::proof;
@@ -14,6 +15,7 @@ use super::timers::Timer;
 use crate::config::model;
 use crate::failover::Id;
 use crate::health::{Answer, Checking, Event, Fire, Judged, Tick, Timing, Trouble, judge, next};
+use crate::net::caught::caught;
 use crate::net::clock::Clock;
 use crate::probe::{self, Outcome, Probe, Roots};
 use crate::state::counters::CheckResult;
@@ -33,6 +35,8 @@ pub(super) struct Checked {
     serial: u64,
     /// The number of the trial that it was.
     trial: Option<u64>,
+    /// Descriptors that it had.
+    cost: u32,
     outcome: Outcome,
     timing: Timing,
 }
@@ -42,7 +46,11 @@ pub(super) struct Checked {
 pub(super) struct Checks {
     clock: Clock,
     ended: UnboundedSender<Checked>,
+    /// Descriptors of those under way, and the most that they may have.
     under_way: u32,
+    allowed: u32,
+    /// Whose checks are due and wait for descriptors.
+    waiting: VecDeque<Id>,
     last_serial: u64,
     /// How late timers were, all together.
     lag: Rc<Cell<Tick>>,
@@ -60,6 +68,7 @@ struct Check {
     id: Id,
     epoch: u64,
     trial: Option<u64>,
+    cost: u32,
     due: Tick,
 }
 
@@ -71,6 +80,8 @@ impl Checks {
             clock,
             ended,
             under_way: 0,
+            allowed: u32::MAX,
+            waiting: VecDeque::new(),
             last_serial: 0,
             lag: Rc::default(),
             beat_at: None,
@@ -79,21 +90,36 @@ impl Checks {
         (checks, inbox)
     }
 
+    /// How many descriptors checks may have open at once.
+    pub(super) fn allow(&mut self, descriptors: u32) {
+        self.allowed = descriptors;
+    }
+
+    /// Whether another check may begin that needs so many descriptors. One may always.
+    fn has_room(&self, cost: u32) -> bool {
+        self.under_way == 0 || self.under_way.saturating_add(cost) <= self.allowed
+    }
+
     /// Begins a check; its number.
     fn begin(&mut self, check: Check) -> u64 {
         self.last_serial += 1;
-        self.under_way += 1;
+        self.under_way += check.cost;
         let (serial, clock, ended) = (self.last_serial, self.clock, self.ended.clone());
         let lag = Rc::clone(&self.lag);
         tokio::task::spawn_local(async move {
             let (started, lag_before) = (clock.exact(), lag.get());
             let timeout = Duration::from_millis(check.policy.timeout);
-            let outcome = probe::check(&*check.probe, &check.target, timeout).await;
+            let made = caught(probe::check(&*check.probe, &check.target, timeout)).await;
+            let outcome = made.unwrap_or_else(|panic| {
+                let (pool, backend) = (&check.target.pool, &check.target.backend);
+                error!(%pool, %backend, "check: {panic}");
+                Outcome::Unjudged(panic.to_string())
+            });
             let lag = lag.get() - lag_before;
             let timing = Timing { due: check.due, started, ended: clock.exact(), lag };
-            let Check { id, epoch, trial, .. } = check;
+            let Check { id, epoch, trial, cost, .. } = check;
             // The controller may have ended.
-            let _ = ended.send(Checked { id, epoch, serial, trial, outcome, timing });
+            let _ = ended.send(Checked { id, epoch, serial, trial, cost, outcome, timing });
         });
         serial
     }
@@ -105,8 +131,6 @@ impl Controller {
         let now = self.now();
         let Some(pool) = self.home(id) else { return };
         let Some(policy) = pool.keeper.settings.health.checks else { return };
-        let Some(probe) = pool.probe.clone() else { return };
-        let Some(target) = pool.backings.get(&id).map(|b| Rc::clone(&b.target)) else { return };
         let Some(node) = pool.keeper.node_mut(id) else { return };
         let Some(due) = node.due.filter(|due| due.at <= now && node.running.is_none()) else {
             return;
@@ -116,16 +140,50 @@ impl Controller {
                 node.due = Some(later);
                 self.timers.set(later.at, Timer::Check(id));
             }
-            Fire::Now => {
-                node.due = None;
-                let epoch = node.health.epoch();
-                let due = due.at;
-                let check = Check { probe, target, policy, id, epoch, trial: None, due };
-                let serial = self.begin(check);
-                if let Some(node) = self.home(id).and_then(|pool| pool.keeper.node_mut(id)) {
-                    node.running = Some(serial);
-                }
+            // Whoever has waited longer is first.
+            Fire::Now if !self.checks.waiting.is_empty() || !self.begin_check(id, due.at) => {
+                self.checks.waiting.push_back(id);
             }
+            Fire::Now => {}
+        }
+    }
+
+    /// Begins the check of a backend that is `due`, unless there are no descriptors for it now; whether
+    /// nothing of it is left to be done.
+    fn begin_check(&mut self, id: Id, due: Tick) -> bool {
+        let Some(pool) = self.home(id) else { return true };
+        let Some(policy) = pool.keeper.settings.health.checks else { return true };
+        let Some(probe) = pool.probe.clone() else { return true };
+        let cost = pool.cost_of_check();
+        let Some(target) = pool.backings.get(&id).map(|b| Rc::clone(&b.target)) else {
+            return true;
+        };
+        let Some(node) = pool.keeper.node_mut(id) else { return true };
+        let epoch = node.health.epoch();
+        if !self.checks.has_room(cost) {
+            return false;
+        }
+        let check = Check { probe, target, policy, id, epoch, trial: None, cost, due };
+        let serial = self.begin(check);
+        if let Some(node) = self.home(id).and_then(|pool| pool.keeper.node_mut(id)) {
+            (node.due, node.running) = (None, Some(serial));
+        }
+        true
+    }
+
+    /// Begins checks that wait for descriptors, in order, as long as there are some.
+    fn begin_waiting(&mut self) {
+        let now = self.now();
+        while let Some(id) = self.checks.waiting.front().copied() {
+            let node = self.home(id).and_then(|pool| pool.keeper.node(id));
+            let is_due = node.is_some_and(|node| {
+                node.running.is_none() && node.due.is_some_and(|due| due.at <= now)
+            });
+            // It is not late: it waited for its turn.
+            if is_due && !self.begin_check(id, now) {
+                return;
+            }
+            self.checks.waiting.pop_front();
         }
     }
 
@@ -153,8 +211,13 @@ impl Controller {
 
     /// A check has ended.
     pub(super) fn checked(&mut self, checked: Checked) {
-        self.checks.under_way = self.checks.under_way.saturating_sub(1);
-        let Checked { id, epoch, serial, trial, outcome, timing } = checked;
+        self.checks.under_way = self.checks.under_way.saturating_sub(checked.cost);
+        self.take_result(checked);
+        self.begin_waiting();
+    }
+
+    fn take_result(&mut self, checked: Checked) {
+        let Checked { id, epoch, serial, trial, outcome, timing, .. } = checked;
         let Some(pool) = self.home(id) else { return };
         let checks = pool.keeper.settings.health.checks;
         let Some(policy) = checks.or(trial.map(|_| CONNECT)) else { return };
@@ -219,7 +282,7 @@ impl Controller {
             if pool.probed.insert(node.id, trial) == Some(trial) {
                 continue;
             }
-            let (id, epoch) = (node.id, node.health.epoch());
+            let (id, epoch, cost) = (node.id, node.health.epoch(), pool.cost_of_check());
             let policy = pool.keeper.settings.health.checks.unwrap_or(CONNECT);
             let probe = pool.probe.clone().or_else(|| self.checks.connect.clone());
             let target = pool.backings.get(&id).map(|backing| Rc::clone(&backing.target));
@@ -231,12 +294,17 @@ impl Controller {
                     id,
                     epoch,
                     trial: Some(trial),
+                    cost,
                     due: now,
                 });
             }
         }
         for check in begun {
-            self.begin(check);
+            if self.checks.has_room(check.cost) {
+                self.begin(check);
+            } else {
+                self.timers.set(now + AGAIN, Timer::Trial(check.id));
+            }
         }
     }
 
@@ -268,4 +336,76 @@ fn judged(outcome: Outcome, timing: &Timing, policy: &Checking) -> Judged {
         Outcome::Unjudged(_) => return Judged::Unjudged,
     };
     judge(answer, timing, policy)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::runtime::{Builder, LocalOptions};
+
+    use super::*;
+    use crate::net::addr::Address;
+    use crate::net::dial::EphemeralPorts;
+    use crate::probe::{Progress, Running, Target};
+
+    #[derive(Debug)]
+    struct Panics;
+
+    impl Probe for Panics {
+        fn run<'a>(&'a self, _: &'a Target, _: &'a Progress) -> Running<'a> {
+            Box::pin(async { panic!("a probe with a bug") })
+        }
+    }
+
+    fn check(probe: Rc<dyn Probe>, cost: u32) -> Check {
+        let target = Target {
+            pool: "app".into(),
+            backend: "a".into(),
+            address: Address::parse("127.0.0.1:1").unwrap(),
+            source: None,
+            ports: EphemeralPorts::read(),
+            preface: Arc::default(),
+        };
+        Check {
+            probe,
+            target: Rc::new(target),
+            policy: CONNECT,
+            id: 1,
+            epoch: 0,
+            trial: None,
+            cost,
+            due: 0,
+        }
+    }
+
+    fn on_control_thread<T>(work: impl Future<Output = T>) -> T {
+        let mut runtime = Builder::new_current_thread();
+        runtime.enable_all().build_local(LocalOptions::default()).unwrap().block_on(work)
+    }
+
+    /// Else the backend would be checked never again.
+    #[test]
+    fn a_check_that_panics_has_ended_and_says_nothing_about_the_backend() {
+        on_control_thread(async {
+            let (mut checks, mut ended) = Checks::new(Clock::start());
+            let serial = checks.begin(check(Rc::new(Panics), 1));
+            let checked = ended.recv().await.unwrap();
+            assert_eq!((checked.id, checked.serial, checked.cost), (1, serial, 1));
+            assert!(matches!(checked.outcome, Outcome::Unjudged(_)), "{checked:?}");
+        });
+    }
+
+    #[test]
+    fn checks_have_so_many_descriptors_at_once_and_one_may_always_begin() {
+        on_control_thread(async {
+            let (mut checks, _ended) = Checks::new(Clock::start());
+            checks.allow(3);
+            assert!(checks.has_room(4), "the only one");
+            let _ = checks.begin(check(Rc::new(Panics), 2));
+            assert!(checks.has_room(1) && !checks.has_room(2));
+            let _ = checks.begin(check(Rc::new(Panics), 1));
+            assert!(!checks.has_room(1));
+        });
+    }
 }

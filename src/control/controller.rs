@@ -20,18 +20,20 @@ use tracing::{debug, info, warn};
 use super::checks::{Checked, Checks};
 use super::event::{Event as Told, Events, Kind, More, News};
 use super::handle::Request;
-use super::keeper::Keeper;
+use super::keeper::{Keeper, Told::Did};
 use super::names::{self, Resolved};
 use super::pool::{self, Backing, Controlled, Place};
 use super::recovery::{self, Recovery};
 use super::reload::{Host, Loaded, Reloads, Source};
-use super::repair::Sign;
+use super::repair::{Repairs, Sign};
+use super::resume;
 use super::state_file::StateFile;
 use super::timers::{Timer, Timers};
 use crate::balance::Entry;
 use crate::config::model::{self, Config};
-use crate::failover::{Event as RoleEvent, Id};
-use crate::health::{Event, Operator, Saved, Tick, may_eject};
+use crate::failover::{Action, Event as RoleEvent, Id};
+use crate::health::{Event, Operator, Saved, SavedPool, Tick, may_eject};
+use crate::metrics::{Tally, Unclaimed};
 use crate::net::clock::Clock;
 use crate::net::dial::{EphemeralPorts, check_transparent};
 use crate::net::resolve::Resolver;
@@ -45,6 +47,11 @@ const BATCH: usize = 256;
 const SAVE_AFTER: Tick = 100;
 /// How often it is written though nothing has changed: its age is what it is believed by.
 const SAVE_EVERY: Tick = 60_000;
+
+/// When the old process has stopped its actions for sure, after the start of an upgrade: it retires once
+/// this one serves, and says so; what it runs then has two seconds to end. For the case that it is not
+/// heard.
+const ELDER_ENDS: Tick = 8_000;
 
 /// What the controller is given.
 pub struct Setup {
@@ -64,6 +71,8 @@ pub struct Setup {
     pub counters: Arc<ProcessCounters>,
     /// What another process has passed on; it comes before the state file.
     pub saved: Option<Saved>,
+    /// What that process had counted by then.
+    pub counted: Tally,
 }
 
 /// Why the control plane did not start.
@@ -120,6 +129,10 @@ pub(super) struct Controller {
     pub(super) reloads: Reloads,
     pub(super) loaded: UnboundedSender<Loaded>,
     pub(super) resolved: UnboundedSender<Resolved>,
+    /// Another process is about to go on: nothing that it would not know of may be changed.
+    pub(super) is_handing_over: bool,
+    /// What a process before this one has counted of backends that are not found yet.
+    pub(super) unclaimed: Unclaimed,
     /// What was saved, for addresses that are found late.
     pub(super) restored: Option<Saved>,
     pub(super) threads: Threads,
@@ -139,7 +152,12 @@ pub(super) struct Controller {
     save_at: Option<Tick>,
     last_id: Id,
     last_pool: u32,
+    pub(super) last_watch: u64,
     inbox: Option<Inbox>,
+    /// Another process was taken over from.
+    is_upgrade: bool,
+    /// Whether what the process before this one was stopped at has begun anew.
+    pub(super) has_resumed: bool,
 }
 
 /// Where the controller hears things.
@@ -170,7 +188,8 @@ impl Controller {
         let (news, repairs) = mpsc::unbounded_channel();
         let (loaded, reloaded) = mpsc::unbounded_channel();
         let (resolved, found) = mpsc::unbounded_channel();
-        let Setup { clock, ports, source, host, threads, reports, counters, saved } = setup;
+        let Setup { clock, ports, source, host, threads, reports, counters, saved, counted } =
+            setup;
         let mut controller = Self {
             clock,
             ports,
@@ -181,6 +200,8 @@ impl Controller {
             reloads: Reloads::default(),
             loaded,
             resolved,
+            is_handing_over: false,
+            unclaimed: Unclaimed::default(),
             restored: None,
             threads,
             events,
@@ -197,9 +218,11 @@ impl Controller {
             save_at: None,
             last_id: 0,
             last_pool: 0,
+            last_watch: 0,
             inbox: Some(Inbox { reports, requests, checked, repairs, reloaded, found }),
+            is_upgrade: saved.is_some(),
+            has_resumed: false,
         };
-        let is_upgrade = saved.is_some();
         let from_file = || controller.state_file.as_ref().and_then(|f| f.read(unix_ms()));
         let saved = saved.or_else(from_file);
         for pool in &snapshot.pools {
@@ -209,9 +232,12 @@ impl Controller {
             }
         }
         controller.restored = saved;
+        controller.checks.allow(controller.host.descriptors_of_checks());
+        controller.unclaimed.add(counted);
+        controller.claim();
         controller.begin_checks();
         controller.counters.configured(unix_seconds());
-        if is_upgrade {
+        if controller.is_upgrade {
             controller.tell(News {
                 kind: Kind::Upgraded,
                 pool: None,
@@ -237,7 +263,9 @@ impl Controller {
         let Made { entry, probe, resolver } = made;
         let (mut nodes, mut backings) = (Vec::new(), HashMap::new());
         self.last_pool += 1;
-        for place in config.backends.iter().filter_map(Place::of) {
+        let was = saved.and_then(|saved| saved.pools.get(&*pool.name));
+        let remembered = names::remembered(&pool.name, config, was);
+        for place in names::first_places(config, &remembered, was) {
             let id = self.next_id();
             backings.insert(id, self.backing(id, pool, (config, &place)));
             nodes.push(pool::node(id, &place));
@@ -251,8 +279,12 @@ impl Controller {
             Controlled::new(self.last_pool, what, keeper, backings, (entry, probe));
         // Those of all pools together are spread, not those of each.
         controlled.keeper.nodes.iter_mut().for_each(|node| node.due = None);
-        // At start nobody follows: no events, no actions, no takeover.
-        controlled.keeper.told.clear();
+        // At start nobody follows: no events, no takeover. What traffic waits for is run later.
+        let told = std::mem::take(&mut controlled.keeper.told);
+        controlled.postponed = told.into_iter().rev().find_map(|told| match told {
+            Did(Action::Prepare { to, serial, why }) => Some((to, serial, why)),
+            _ => None,
+        });
         let clock = self.clock;
         controlled.publish(|| clock.exact());
         for node in &controlled.keeper.nodes {
@@ -264,7 +296,7 @@ impl Controller {
             self.timers.set(wake, Timer::Pool(controlled.number));
         }
         self.pools.push(controlled);
-        self.watch_names(self.pools.len() - 1, resolver.as_ref());
+        self.watch_names(self.pools.len() - 1, resolver.as_ref(), &remembered);
     }
 
     /// What stands behind a new node.
@@ -325,6 +357,11 @@ impl Controller {
     /// cancel safe: to be run to its end.
     pub(super) async fn run(mut self, stop: CancellationToken, retired: &AtomicBool) {
         let Some(mut inbox) = self.inbox.take() else { return };
+        if self.is_upgrade {
+            self.timers.set(self.now() + ELDER_ENDS, Timer::Resume);
+        } else {
+            self.resume();
+        }
         loop {
             let wake = self.timers.next().map(|at| self.clock.instant(at));
             let sleep = async {
@@ -365,11 +402,16 @@ impl Controller {
             drop(undecided);
             self.save_soon();
         }
+        // What is not told now is never told, nor counted.
+        (0..self.pools.len()).for_each(|index| self.tell_report(index));
         let saved = self.saved();
         let file = self.state_file.as_mut().filter(|_| !retired.load(Relaxed));
         if let Some(file) = file {
             file.write_now(&saved);
         }
+        drop(inbox);
+        self.pools.iter_mut().for_each(|pool| pool.repairs = Repairs::default());
+        self.recovery.ended().await;
     }
 
     /// Takes note of a report of the data path.
@@ -458,6 +500,7 @@ impl Controller {
                     }
                 }
                 Timer::Beat => self.beat(at, now),
+                Timer::Resume => self.resume(),
             }
         }
     }
@@ -485,6 +528,8 @@ impl Controller {
                 pool.publish(|| clock.exact());
                 self.is_unsaved = true;
             }
+            self.end_unkept(index);
+            let pool = &self.pools[index];
             let (number, wake) = (pool.number, pool.keeper.pool_wake());
             wake.into_iter().for_each(|at| self.timers.set(at, Timer::Pool(number)));
             self.probe_trials(index);
@@ -502,7 +547,12 @@ impl Controller {
         let now = (self.now(), unix_ms());
         let mut saved = Saved::new(now.1);
         for pool in &self.pools {
-            saved.pools.insert(pool.name().to_string(), pool.keeper.save(now));
+            // What is yet to begin anew would be lost otherwise.
+            let before = self.restored.as_ref().filter(|_| !self.has_resumed);
+            let before = before.and_then(|before| before.pools.get(&**pool.name()));
+            let what = resume::save(pool, &self.recovery, before, now);
+            let what = SavedPool { names: pool.saved_names(), ..what };
+            saved.pools.insert(pool.name().to_string(), what);
         }
         saved
     }

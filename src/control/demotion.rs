@@ -39,8 +39,7 @@ pub(super) fn demote(threads: &Threads, backend: Id, grace: Duration, rate: u32)
 }
 
 async fn close(threads: &Threads, backend: Id, rate: u32) {
-    let mut open = list(threads).await;
-    open.retain(|one| one.backend.as_ref().is_some_and(|(id, _)| *id == backend));
+    let mut open = list(threads, Some(backend)).await;
     open.sort_by_key(|one| one.active);
     if !open.is_empty() {
         info!(backend, connections = open.len(), rate, "closing connections of a demoted backend");
@@ -68,10 +67,10 @@ async fn close(threads: &Threads, backend: Id, rate: u32) {
     }
 }
 
-/// The open connections of all threads.
-pub(super) async fn list(threads: &Threads) -> Vec<Open> {
+/// The open connections of all threads, or those of one backend.
+pub(super) async fn list(threads: &Threads, of: Option<Id>) -> Vec<Open> {
     let (to, mut lists) = mpsc::unbounded_channel();
-    threads.tell(&Notice::List(to)).await;
+    threads.tell(&Notice::List { of, to }).await;
     let mut open = Vec::new();
     while let Some(list) = lists.recv().await {
         open.extend(list);

@@ -126,11 +126,14 @@ pub enum More {
     },
     /// What a reload has changed, as the API answers it.
     Reloaded {
-        /// By listeners, pools and backends.
+        /// By listeners, pools, backends and keys of the process.
         changed: Box<Changes>,
     },
     /// Why a configuration was refused.
     Refused {
+        /// Its file, where it was read.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        file: Option<Arc<str>>,
         /// Each with line, column, path and message.
         problems: Vec<Problem>,
     },
@@ -185,9 +188,9 @@ impl fmt::Display for More {
                     let counts = (added.len(), removed.len(), changed.len());
                     write!(f, "{what} +{} -{} ~{} ", counts.0, counts.1, counts.2)?;
                 }
-                Ok(())
+                write!(f, "settings ~{}", changed.settings.len())
             }
-            Self::Refused { problems } => write!(f, "{} problems", problems.len()),
+            Self::Refused { problems, .. } => write!(f, "{} problems", problems.len()),
         }
     }
 }

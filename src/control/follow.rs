@@ -82,19 +82,28 @@ impl Controller {
         }
         let is_evicted = change.turn == Some(Turn::Evicted)
             && matches!(change.cause, Cause::Probe | Cause::Outlier);
-        if is_evicted && closes_evicted {
-            self.end(id, Ending::Evicted);
-        }
         if change.to == State::Disabled {
-            self.end(id, Ending::Killed);
+            self.pools[index].to_end.push((id, Ending::Killed));
+        } else if is_evicted && closes_evicted {
+            self.pools[index].to_end.push((id, Ending::Evicted));
         }
         if let Some(turn) = change.action() {
             self.act_on_turn(index, id, turn, (change.cause.as_str(), &evidence));
         }
     }
 
-    /// Ends the open connections of a backend, without waiting for it.
+    /// Ends the connections of those backends that keep none, without waiting for it. Only once the
+    /// rotation without them is in force: then none comes after it.
+    pub(super) fn end_unkept(&mut self, index: usize) {
+        for (backend, reason) in std::mem::take(&mut self.pools[index].to_end) {
+            self.end(backend, reason);
+        }
+    }
+
+    /// Ends the connections of a backend, without waiting for it; those that are under way go on with
+    /// another one.
     pub(super) fn end(&self, backend: Id, reason: Ending) {
+        drop(self.threads.tell(&Notice::Fence { backend }));
         let which = crate::state::Which::Of(backend, 0);
         drop(self.threads.tell(&Notice::End { which, reason }));
     }
@@ -213,7 +222,7 @@ impl Controller {
         pool.demotions.insert(id, demotion);
     }
 
-    fn prepare(&mut self, index: usize, (to, serial): (Id, u64), why: &Why) {
+    pub(super) fn prepare(&mut self, index: usize, (to, serial): (Id, u64), why: &Why) {
         let pool = &mut self.pools[index];
         pool.hold(Some(Wait::Actions));
         pool.is_dirty = true;
@@ -281,7 +290,7 @@ impl Controller {
     }
 
     /// Tells the report of the takeover that is being put together, as it is.
-    fn tell_report(&mut self, index: usize) {
+    pub(super) fn tell_report(&mut self, index: usize) {
         let at = self.now();
         let pool = &mut self.pools[index];
         let Some(takeover) = pool.takeover.take() else { return };

@@ -4,6 +4,7 @@
 //! comes back are plain values whose JSON is that of the API.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -15,7 +16,7 @@ use super::event::Events;
 use crate::config::model::Config;
 use crate::config::{Changes, Problem};
 use crate::health::Saved;
-use crate::metrics::View;
+use crate::metrics::{Tally, View};
 
 /// Requests that may wait for the controller; further ones wait to be sent.
 const WAITING: usize = 64;
@@ -31,7 +32,12 @@ pub enum Error {
     NotNow(String),
     /// The file has problems, and nothing has changed (422).
     #[error("the configuration is not valid; nothing has changed")]
-    Problems(Vec<Problem>),
+    Problems {
+        /// The file, as this process was told it.
+        file: Arc<str>,
+        /// What is wrong with it.
+        problems: Vec<Problem>,
+    },
     /// The control plane has ended (503).
     #[error("this process is about to end")]
     Gone,
@@ -223,13 +229,22 @@ pub(crate) enum Request {
     Connections(Filter, Reply<Vec<ConnectionStatus>>),
     Explain(Explain, Reply<Explanation>),
     Reload(Reply<Changes>),
-    /// What is to survive.
-    Saved(Reply<Saved>),
+    /// What another process needs to go on; until it has or `GoOn` is said, operators wait.
+    HandOver(Reply<Heritage>),
+    /// No other process goes on.
+    GoOn,
+    /// The process before this one runs no actions any more.
+    Alone,
+    /// What another process has counted.
+    Inherit(Tally, Reply<()>),
     /// The names of pools that have no backend in rotation.
     Unready(Reply<Vec<Arc<str>>>),
     /// What there is to be measured.
     Measures(Reply<View>),
 }
+
+/// What another process needs to go on, and what is counted here.
+pub(crate) type Heritage = (Saved, View);
 
 /// Where an answer goes.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -240,6 +255,8 @@ pub struct Handle {
     requests: mpsc::Sender<Request>,
     events: Events,
     config: Arc<ArcSwap<Config>>,
+    /// No new connections are taken any more.
+    is_ending: Arc<AtomicBool>,
 }
 
 impl Handle {
@@ -249,7 +266,8 @@ impl Handle {
         config: Arc<ArcSwap<Config>>,
     ) -> (Self, mpsc::Receiver<Request>) {
         let (requests, inbox) = mpsc::channel(WAITING);
-        (Self { requests, events, config }, inbox)
+        let is_ending = Arc::default();
+        (Self { requests, events, config, is_ending }, inbox)
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
@@ -340,21 +358,57 @@ impl Handle {
         self.ask(Request::Reload).await
     }
 
-    /// All that another process needs to go on.
+    /// All that another process needs to go on, and what is counted. From then on no operator's word is
+    /// taken, because the other one would not know of it; until [`go_on`](Self::go_on). A reload that
+    /// is under way is waited for.
     ///
     /// # Errors
     ///
     /// [`Error::Gone`].
-    pub(crate) async fn saved(&self) -> Result<Saved, Error> {
-        self.ask(Request::Saved).await
+    pub(crate) async fn hand_over(&self) -> Result<Heritage, Error> {
+        self.ask(Request::HandOver).await
+    }
+
+    /// No other process goes on: operators are listened to again.
+    pub(crate) async fn go_on(&self) {
+        // One that has ended listens to nobody.
+        let _ = self.requests.send(Request::GoOn).await;
+    }
+
+    /// The process before this one has ended its recovery actions: those that it was stopped at begin
+    /// anew. Blocks as [`inherit`](Self::inherit) does.
+    pub(crate) fn alone(&self) {
+        // One that has ended begins nothing.
+        let _ = self.requests.blocking_send(Request::Alone);
+    }
+
+    /// Adds what another process has counted to what this one counts. Blocks until that is done: not
+    /// to be called where others wait for it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`].
+    pub(crate) fn inherit(&self, tally: Tally) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Inherit(tally, reply);
+        self.requests.blocking_send(request).map_err(|_| Error::Gone)?;
+        answer.blocking_recv().map_err(|_| Error::Gone)?
+    }
+
+    /// From now on this process is ready for nobody: whoever sends it clients is to send them elsewhere.
+    pub(crate) fn begin_to_end(&self) {
+        self.is_ending.store(true, Relaxed);
     }
 
     /// The names of the pools that have no backend in rotation.
     ///
     /// # Errors
     ///
-    /// [`Error::Gone`].
+    /// [`Error::Gone`], also once no new connections are taken.
     pub async fn unready(&self) -> Result<Vec<Arc<str>>, Error> {
+        if self.is_ending.load(Relaxed) {
+            return Err(Error::Gone);
+        }
         self.ask(Request::Unready).await
     }
 

@@ -11,11 +11,11 @@ use super::places::Places;
 use crate::balance::candidates::{self, Choice, Line, Member, Standing, choose};
 use crate::failover::{
     self, Action, Cause, Edge, Event as RoleEvent, Failover, Fitness, Id, Known, Levels, MoveError,
-    Presence, Role, Standby, View, Why,
+    Presence, Standby, View, Why,
 };
 use crate::health::{
-    self, Change, Due, Event, Health, Held, Operator, PoolView, Saved, SavedBackend, SavedPool,
-    State, Tick, first,
+    self, Change, Due, Event, Health, Held, Operator, PoolView, Saved, SavedBackend, SavedMove,
+    SavedPool, State, Tick, first,
 };
 
 /// A backend.
@@ -225,20 +225,34 @@ impl Keeper {
             self.levels = Levels::restored(was.and_then(|was| was.level));
             return;
         }
-        let address_of = |name: &str| {
-            let node = self.nodes.iter().find(|node| &*node.name == name);
-            node.map(|node| node.address.to_string())
-        };
-        let active = saved.and_then(|saved| saved.active(&self.name, address_of));
-        let active = self.nodes.iter().find(|n| Some(&*n.name) == active).map(|n| n.id);
-        let is_pinned = was.is_some_and(|was| was.is_pinned);
-        let is_barred =
-            |n: &&Node| was.is_some_and(|was| was.barred.iter().any(|b| **b == *n.name));
-        let barred = self.nodes.iter().filter(is_barred).map(|node| node.id).collect();
+        let known = was.map_or_else(Known::default, |was| self.known_role(was));
         let members = self.standbys(at);
         let view = View { members: &members, policy: &self.settings.failover, at };
-        let role = Failover::start(Known { active, is_pinned, barred }, &view);
-        (self.first_active, self.role) = (role.active(), Some(role));
+        let step = Failover::start(known, &view);
+        self.first_active = step.next.active();
+        (self.role, self.role_wake) = (Some(step.next), step.wake);
+        self.told.extend(step.actions.into_iter().map(Told::Did));
+    }
+
+    /// What was saved of the active role, of backends that are still where they were.
+    fn known_role(&self, was: &SavedPool) -> Known {
+        let find = |name: &String| {
+            let node = self.nodes.iter().find(|node| *node.name == **name)?;
+            let saved = was.backends.get(name)?;
+            (*saved.address == *node.address).then_some(node.id)
+        };
+        let preparing = was.preparing.as_ref().and_then(|to| {
+            let cause = Cause::from_word(&to.cause).unwrap_or(Cause::Configuration);
+            Some((find(&to.backend)?, Why::new(cause, to.evidence.as_str())))
+        });
+        Known {
+            active: was.active.as_ref().and_then(find),
+            was_held: was.was_held || was.active.is_some() || was.preparing.is_some(),
+            preparing,
+            last: was.last.as_ref().and_then(find),
+            is_pinned: was.is_pinned,
+            barred: was.barred.iter().filter_map(find).collect(),
+        }
     }
 
     /// The backend of this id.
@@ -462,7 +476,7 @@ impl Keeper {
         self.role_event(RoleEvent::Timer, at);
     }
 
-    /// What is to be saved of it, `at` this tick.
+    /// What is to be saved of it, `at` this tick; of its recovery actions nothing is known here.
     #[must_use]
     pub fn save(&self, (at, unix): (Tick, u64)) -> SavedPool {
         let backends = self.nodes.iter().map(|node| {
@@ -472,17 +486,24 @@ impl Keeper {
             (node.name.to_string(), backend)
         });
         let name_of = |id: Id| self.node(id).map(|node| node.name.to_string());
-        let active = self.role.as_ref().and_then(|role| match role.role() {
-            Role::Active(id) => name_of(id),
-            Role::Vacant | Role::Preparing(_) => None,
+        let role = self.role.as_ref();
+        let active = role.and_then(Failover::active);
+        let preparing = role.and_then(Failover::preparing).and_then(|(to, why)| {
+            let (cause, evidence) = (why.cause.as_str().to_owned(), why.evidence.to_string());
+            Some(SavedMove { backend: name_of(to)?, cause, evidence })
         });
-        let barred = self.role.iter().flat_map(|role| role.barred());
+        let last = role.and_then(Failover::last);
+        let barred = role.into_iter().flat_map(|role| role.barred());
         SavedPool {
-            active,
-            is_pinned: self.role.as_ref().is_some_and(Failover::is_pinned),
+            active: active.and_then(name_of),
+            preparing,
+            last: last.filter(|_| active.is_none()).and_then(name_of),
+            was_held: last.is_some(),
+            is_pinned: role.is_some_and(Failover::is_pinned),
             barred: barred.filter_map(|id| name_of(*id)).collect(),
             level: self.levels.level(),
             backends: backends.collect(),
+            ..SavedPool::default()
         }
     }
 }

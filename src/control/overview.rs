@@ -9,6 +9,7 @@ use super::fate::{PANIC, fate, nobody};
 use super::handle::{Error, Explain, ExplainedCandidate, Explanation, ListenerStatus, Status};
 use super::pool::Controlled;
 use crate::balance::{Request, Tried};
+use crate::config::did_you_mean;
 use crate::config::model::Config;
 use crate::metrics::{BackendView, ListenerView, PoolView, View};
 use crate::net::cidr::Origins;
@@ -66,8 +67,11 @@ impl Controller {
     pub(super) fn explain(&self, question: &Explain) -> Result<Explanation, Error> {
         let name = &question.listener;
         let listener = self.snapshot.listener(name);
-        let listener =
-            listener.ok_or_else(|| Error::Unknown(format!("no listener is called {name:?}")))?;
+        let listener = listener.ok_or_else(|| {
+            let known = self.snapshot.listeners.iter().map(|listener| &*listener.name);
+            let hint = did_you_mean(name, known);
+            Error::Unknown(format!("no listener is called {name:?}; {hint}"))
+        })?;
         if let Some(refusal) = refusal(listener, question.source) {
             return Ok(Explanation {
                 listener: Arc::clone(&listener.name),
@@ -166,6 +170,7 @@ fn pool_view(pool: &Controlled) -> PoolView {
         let backend = &pool.backings.get(&node.id)?.backend;
         Some(BackendView {
             name: Arc::clone(&node.name),
+            address: Arc::clone(&node.address),
             state: node.health.state(),
             in_rotation: pool.is_in_rotation(node.id),
             load: Arc::clone(&backend.load),

@@ -39,6 +39,8 @@ impl Controller {
         let known = &mut self.pools[index];
         let is_it = |p: &Parted| *p.node.name == *place.name && *p.node.address == *address;
         let back = known.parted.iter().position(is_it).map(|at| known.parted.swap_remove(at).node);
+        // One without connections has nothing that is worth keeping, its failures in a row least of all.
+        let back = back.filter(|node| known.open(node.id) > 0);
         let back = back.and_then(|node| Some((known.backings.get_mut(&node.id)?, node)));
         if let Some((backing, was)) = back {
             backing.backend.streak.end();

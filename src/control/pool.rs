@@ -17,13 +17,13 @@ use super::takeover::Takeover;
 use crate::balance::candidates::{self, Chosen};
 use crate::balance::{Entry, Options};
 use crate::config::model::{self, DemotionConnections, EvictedConnections};
-use crate::failover::{self, Failback, Id, Role};
+use crate::failover::{self, Failback, Id, Role, Why};
 use crate::health::{self, Checking, Operator, Outlier, Tick};
 use crate::net::addr::Address;
 use crate::net::clock::ticks;
 use crate::net::dial::EphemeralPorts;
 use crate::probe::{Probe, Target};
-use crate::state::{Backend, Member, Pool, Rotation, Trial, Wait};
+use crate::state::{Backend, Ending, Member, Pool, Rotation, Trial, Wait};
 
 /// A pool.
 #[derive(Debug)]
@@ -45,7 +45,11 @@ pub(super) struct Controlled {
     pub(super) vacated: Option<Vacated>,
     /// By the backend that was demoted.
     pub(super) demotions: HashMap<Id, Demotion>,
+    /// Whose connections end once the next rotation is in force, and why.
+    pub(super) to_end: Vec<(Id, Ending)>,
     pub(super) repairs: Repairs,
+    /// Actions before traffic that are to begin anew: for whom, the number that the role waits for, why.
+    pub(super) postponed: Option<(Id, u64, Why)>,
     /// What is in force.
     published: Option<Plan>,
     /// When it was published, and how long that took.
@@ -56,13 +60,13 @@ pub(super) struct Controlled {
     pub(super) is_retimed: bool,
     /// The names among its backends.
     pub(super) names: Vec<Named>,
+    /// When it is next looked at the addresses that they have lost.
+    pub(super) purge_at: Option<Tick>,
     /// Trials that a check is to decide, or is deciding.
     pub(super) probed: HashMap<Id, u64>,
     /// Backends that are configured no more, as long as they have connections: whoever is back by then
     /// is the same one.
     pub(super) parted: Vec<Parted>,
-    /// When it is next looked who of those has none any more.
-    pub(super) purge_at: Option<Tick>,
 }
 
 /// The active role as somebody left it.
@@ -261,15 +265,17 @@ impl Controlled {
             takeover: None,
             vacated: None,
             demotions: HashMap::new(),
+            to_end: Vec::new(),
             repairs: Repairs::default(),
+            postponed: None,
             published: None,
             cost: (0, 0),
             is_dirty: true,
             is_retimed: false,
             names: Vec::new(),
+            purge_at: None,
             probed: HashMap::new(),
             parted: Vec::new(),
-            purge_at: None,
         }
     }
 
@@ -298,6 +304,11 @@ impl Controlled {
 
     pub(super) fn closes_evicted(&self) -> bool {
         self.config.evicted_connections == EvictedConnections::Close
+    }
+
+    /// Descriptors that one check needs, or a connect in its place.
+    pub(super) fn cost_of_check(&self) -> u32 {
+        self.config.health_check.as_ref().map_or(1, |check| check.probe.descriptors())
     }
 
     /// Whether `id` is a candidate for the next connection.

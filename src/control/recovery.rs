@@ -21,14 +21,17 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::info;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info};
 
 use crate::config::model::{Action, ExecAction, WebhookAction};
 use crate::net::addr::Address;
-use crate::net::clock::Clock;
+use crate::net::caught::caught;
+use crate::net::clock::{Clock, Tick};
 use crate::probe::text;
 
 use breaker::Breakers;
+pub use breaker::mark;
 use output::Output;
 pub use turns::AT_ONCE;
 use turns::Turns;
@@ -63,6 +66,13 @@ impl Event {
             Self::PoolDown => "pool_down",
             Self::PoolUp => "pool_up",
         }
+    }
+
+    /// The event that this is the word for.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        let all = [Self::Evict, Self::Reinstate, Self::Takeover, Self::PoolDown, Self::PoolUp];
+        all.into_iter().find(|event| event.as_str() == word)
     }
 }
 
@@ -167,6 +177,16 @@ struct Shared {
     breakers: RefCell<Breakers>,
     last_run: Cell<u64>,
     trust: Trust,
+    /// All runs, those included that are being stopped.
+    under_way: TaskTracker,
+}
+
+/// How far a run is.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Actions that are through, of those in the order of the list.
+    through: Cell<usize>,
+    is_over: Cell<bool>,
 }
 
 /// The actions of one transition, under way. Dropping it stops them: the program that runs gets
@@ -176,6 +196,8 @@ struct Shared {
 #[must_use = "dropping it stops the actions"]
 pub struct Run {
     id: u64,
+    occasion: Rc<Occasion>,
+    progress: Rc<Progress>,
     _stop: DropGuard,
 }
 
@@ -184,6 +206,13 @@ impl Run {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// What it follows and how many of its actions are through, unless all are.
+    #[must_use]
+    pub fn under_way(&self) -> Option<(&Occasion, usize)> {
+        let Progress { through, is_over } = &*self.progress;
+        (!is_over.get()).then(|| (&*self.occasion, through.get()))
     }
 }
 
@@ -201,6 +230,7 @@ impl Recovery {
             breakers: RefCell::default(),
             last_run: Cell::new(0),
             trust,
+            under_way: TaskTracker::new(),
         }))
     }
 
@@ -214,19 +244,52 @@ impl Recovery {
         occasion: Occasion,
         news: UnboundedSender<News>,
     ) -> Run {
+        self.resume((actions, 0), occasion, news)
+    }
+
+    /// The same with those that are not through: of another process, which was stopped meanwhile, the
+    /// first `through` are.
+    pub fn resume(
+        &self,
+        (actions, through): (Vec<Action>, usize),
+        occasion: Occasion,
+        news: UnboundedSender<News>,
+    ) -> Run {
         let id = self.0.last_run.get() + 1;
         self.0.last_run.set(id);
         let stop = CancellationToken::new();
+        let progress = Rc::new(Progress { through: through.into(), ..Progress::default() });
+        let occasion = Rc::new(occasion);
         let series = Series {
             id,
             at: Cell::default(),
+            progress: Rc::clone(&progress),
             shared: Rc::clone(&self.0),
-            occasion: Rc::new(occasion),
+            occasion: Rc::clone(&occasion),
             news,
             stop: stop.clone(),
         };
-        tokio::task::spawn_local(series.carry_out(actions));
-        Run { id, _stop: stop.drop_guard() }
+        tokio::task::spawn_local(self.0.under_way.track_future(series.carry_out(actions)));
+        Run { id, occasion, progress, _stop: stop.drop_guard() }
+    }
+
+    /// The runs of the last hour of this event's actions in `pool` that have a limit: a mark of the
+    /// action, and how many ticks ago each began.
+    #[must_use]
+    pub fn recent(&self, pool: &str, event: Event) -> Vec<(String, Vec<Tick>)> {
+        self.0.breakers.borrow().recent((pool, event), self.0.clock.now())
+    }
+
+    /// Counts runs of this action that another process began so many ticks ago.
+    pub fn count(&self, of: (&Arc<str>, Event, &Action), ages: &[Tick]) {
+        self.0.breakers.borrow_mut().count(of, ages, self.0.clock.now());
+    }
+
+    /// Waits until nothing is under way: once all runs are dropped, three seconds at most.
+    pub async fn ended(&self) {
+        self.0.under_way.close();
+        let slack = Duration::from_secs(1);
+        let _ = tokio::time::timeout(exec::GRACE + slack, self.0.under_way.wait()).await;
     }
 }
 
@@ -240,6 +303,7 @@ struct Series {
     id: u64,
     /// The action that is under way or next: its index and the attempts begun.
     at: Cell<(usize, u32)>,
+    progress: Rc<Progress>,
     shared: Rc<Shared>,
     occasion: Rc<Occasion>,
     news: UnboundedSender<News>,
@@ -250,9 +314,18 @@ impl Series {
     async fn carry_out(self, actions: Vec<Action>) {
         let started = Instant::now();
         let Occasion { event, pool, backend, .. } = &*self.occasion;
-        match self.all(&actions).await {
-            Ok(()) => self.tell(What::Done),
-            Err(Stopped) => {
+        let done = caught(self.all(&actions)).await;
+        self.progress.is_over.set(true);
+        match done {
+            Ok(Ok(())) => self.tell(What::Done),
+            Err(panic) => {
+                error!(%pool, %backend, event = event.as_str(), "recovery actions: {panic}");
+                if actions.iter().any(is_before_traffic) {
+                    self.tell(What::Traffic(false));
+                }
+                self.tell(What::Done);
+            }
+            Ok(Err(Stopped)) => {
                 info!(%pool, %backend, event = event.as_str(), "recovery actions were stopped");
                 let (index, attempt) = self.at.get();
                 let how = match attempt {
@@ -292,8 +365,10 @@ impl Series {
         if holds_traffic {
             self.tell(What::Traffic(true));
         }
-        for (index, action) in after {
+        let left = after.into_iter().filter(|(index, _)| *index >= self.progress.through.get());
+        for (index, action) in left.collect::<Vec<_>>() {
             self.action(index, action).await?;
+            self.progress.through.set(index + 1);
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! committing on the control thread, one reload at a time. Requests that come meanwhile are answered
 //! by one more reload: the file may be another one again.
 
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,9 +14,10 @@ use tracing::warn;
 
 use super::controller::{ControlError, Controller, Made, unix_ms, unix_seconds};
 use super::event::{Kind, More, News};
-use super::handle::{Error, Reply};
+use super::files;
+use super::handle::{Error, Heritage, Reply};
 use super::keeper::Node;
-use super::names::LATE;
+use super::names::{LATE, Remembered};
 use super::pool::{self, Controlled};
 use crate::balance::Registry;
 use crate::config::model::{self, Config};
@@ -46,15 +48,21 @@ pub enum LoadError {
         error: io::Error,
     },
     /// It has problems.
-    #[error("{} problems", .0.len())]
-    Problems(Vec<Problem>),
+    #[error("{}", config::render(&file.display().to_string(), problems).trim_end())]
+    Problems {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        problems: Vec<Problem>,
+    },
     /// There is no file.
     #[error("this instance was started without a file: there is nothing to read again")]
     NoFile,
 }
 
 impl Source {
-    /// Reads and checks the file. Blocks, and takes time linear in its size.
+    /// Reads and checks the file, and looks at what it names on this host. Blocks, and takes time
+    /// linear in its size.
     ///
     /// # Errors
     ///
@@ -68,7 +76,10 @@ impl Source {
             return Err(LoadError::Unreadable { path, error });
         }
         let env = |name: &str| std::env::var(name).ok();
-        config::load_with_places(&bytes, &env, &self.registry).map_err(LoadError::Problems)
+        let wrong = |problems| LoadError::Problems { file: path.clone(), problems };
+        let loaded = config::load_with_places(&bytes, &env, &self.registry).map_err(wrong)?;
+        let problems = files::problems(&loaded);
+        if problems.is_empty() { Ok(loaded) } else { Err(wrong(problems)) }
     }
 }
 
@@ -86,6 +97,11 @@ pub trait Host: Send {
 
     /// Gives back what was prepared.
     fn abandon(&mut self);
+
+    /// Descriptors that checks may have open at once, as the configuration in force has it.
+    fn descriptors_of_checks(&self) -> u32 {
+        u32::MAX
+    }
 
     /// Where each listener is bound, by its name; ports chosen by the kernel filled in.
     fn addresses(&self) -> Vec<(String, Address)>;
@@ -106,6 +122,8 @@ pub(super) struct Reloads {
     waiting: Vec<Reply<Changes>>,
     /// Who waits for the one after it.
     queued: Vec<Reply<Changes>>,
+    /// Who waits for the last of them, to go on from there.
+    heir: Option<Reply<Heritage>>,
     is_under_way: bool,
 }
 
@@ -135,7 +153,9 @@ impl Controller {
     pub(super) async fn reload(&mut self, Loaded(read): Loaded) {
         let done = match read {
             Ok(loaded) => self.put_in_force(loaded.config).await,
-            Err(LoadError::Problems(problems)) => Err(Error::Problems(problems)),
+            Err(LoadError::Problems { file, problems }) => {
+                Err(Error::Problems { file: file.display().to_string().into(), problems })
+            }
             Err(error) => Err(Error::NotNow(error.to_string())),
         };
         match &done {
@@ -156,7 +176,23 @@ impl Controller {
         self.reloads.waiting = std::mem::take(&mut self.reloads.queued);
         if !self.reloads.waiting.is_empty() {
             self.read_again();
+        } else if let Some(heir) = self.reloads.heir.take() {
+            self.hand_over(heir);
         }
+    }
+
+    /// Another process is to go on: at once, or after the reloads that are under way.
+    pub(super) fn want_hand_over(&mut self, reply: Reply<Heritage>) {
+        self.is_handing_over = true;
+        if self.reloads.is_under_way {
+            self.reloads.heir = Some(reply);
+        } else {
+            self.hand_over(reply);
+        }
+    }
+
+    fn hand_over(&self, reply: Reply<Heritage>) {
+        let _ = reply.send(Ok((self.saved(), self.measures())));
     }
 
     /// Compares, prepares, commits.
@@ -174,6 +210,7 @@ impl Controller {
         self.commit_pools(&config, &snapshot, made).await;
         snapshot.take_effect();
         self.host.commit();
+        self.checks.allow(self.host.descriptors_of_checks());
         if config.state_file != before.state_file {
             self.keep_state_in(config.state_file.clone());
         }
@@ -259,7 +296,7 @@ impl Controller {
             known.change_of_kind(at);
         }
         known.keeper.refresh(&Why::new(Cause::Configuration, "another configuration"), false, at);
-        self.watch_names_anew(index, made.resolver.as_ref());
+        self.watch_names(index, made.resolver.as_ref(), &Remembered::new());
     }
 
     /// Puts the nodes in order that a configuration has; each with whether it was there before.
@@ -271,12 +308,14 @@ impl Controller {
     ) -> Vec<(Id, bool)> {
         let at = self.now();
         let places = self.pools[index].places(config);
-        let mut before = std::mem::take(&mut self.pools[index].keeper.nodes);
+        let before = std::mem::take(&mut self.pools[index].keeper.nodes);
+        let key = |node: &Node| (Arc::clone(&node.name), Arc::clone(&node.address));
+        let found: HashMap<_, _> = before.iter().enumerate().map(|(n, b)| (key(b), n)).collect();
+        let mut before: Vec<Option<Node>> = before.into_iter().map(Some).collect();
         let (mut nodes, mut fresh) = (Vec::new(), Vec::new());
         for place in places {
-            let address = place.address.to_string();
-            let is_it = |node: &Node| *node.name == *place.name && *node.address == *address;
-            let known = before.iter().position(is_it).map(|index| before.swap_remove(index));
+            let key = (Arc::clone(&place.name), place.address.to_string().into());
+            let known = found.get(&key).and_then(|number| before[*number].take());
             let node = match known {
                 Some(mut node) => {
                     let file = pool::node(node.id, &place);
@@ -306,13 +345,15 @@ impl Controller {
         };
         let (lost, gone): (Vec<Node>, Vec<Node>) = before
             .into_iter()
+            .flatten()
             .partition(|node| self.pools[index].origin(node.id).is_some_and(is_name));
         self.part(index, gone);
         fresh.extend(lost.iter().map(|node| (node.id, true)));
         nodes.extend(lost);
         let policy = pool::settings(config).health;
-        let new = |id: &Id| fresh.iter().any(|(other, is_known)| other == id && !is_known);
-        for node in nodes.iter_mut().filter(|node| new(&node.id)) {
+        let new: HashSet<Id> =
+            fresh.iter().filter(|(_, is_known)| !is_known).map(|(id, _)| *id).collect();
+        for node in nodes.iter_mut().filter(|node| new.contains(&node.id)) {
             node.health = self.first_health(pool, node, at, &policy).after(&node.health);
         }
         self.pools[index].keeper.nodes = nodes;
@@ -336,6 +377,9 @@ impl Controller {
 
     fn tell_reloaded(&self, changes: &Changes) {
         let nothing = if changes.is_empty() { "nothing has changed" } else { "in force" };
+        for key in &changes.needs_restart {
+            warn!("{key} has changed: that needs a restart");
+        }
         self.tell(News {
             kind: Kind::Reloaded,
             pool: None,
@@ -347,18 +391,20 @@ impl Controller {
     }
 
     fn tell_refused(&self, error: &Error) {
-        let problems = match error {
-            Error::Problems(problems) => problems.clone(),
-            _ => Vec::new(),
+        let (file, problems) = match error {
+            Error::Problems { file, problems } => (Some(Arc::clone(file)), problems.clone()),
+            _ => (None, Vec::new()),
         };
-        problems.iter().for_each(|problem| warn!("{problem}"));
+        for problem in &problems {
+            warn!("{}", problem.in_file(file.as_deref().unwrap_or_default()));
+        }
         self.tell(News {
             kind: Kind::ReloadFailed,
             pool: None,
             backend: None,
             cause: "operator".into(),
             evidence: error.to_string().into(),
-            more: More::Refused { problems },
+            more: More::Refused { file, problems },
         });
     }
 }
@@ -380,7 +426,7 @@ impl Controlled {
         self.keeper.role = self.keeper.settings.is_standby.then(|| {
             let members = self.keeper.standbys(at);
             let view = View { members: &members, policy: &self.keeper.settings.failover, at };
-            Failover::start(Known::default(), &view)
+            Failover::start(Known::default(), &view).next
         });
         self.reign += 1;
     }

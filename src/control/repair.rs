@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::recovery::{Event, Run};
+use super::recovery::{Event, Occasion, Run};
 use crate::failover::Id;
 use crate::health::Tick;
 
@@ -139,6 +139,17 @@ impl Repairs {
             self.unverified.remove(&id);
         }
         is_over
+    }
+
+    /// What is under way, those before traffic aside: what it follows, and how many are through.
+    pub(super) fn under_way(&self) -> impl Iterator<Item = (&Occasion, usize)> {
+        let of_backends = self.runs.values().map(|(_, run)| run);
+        of_backends.chain(&self.edge).chain(&self.takeover).filter_map(Run::under_way)
+    }
+
+    /// Repairs that checks have yet to verify, and when they were done.
+    pub(super) fn unverified(&self) -> impl Iterator<Item = (Id, Tick)> {
+        self.unverified.iter().map(|(id, unverified)| (*id, unverified.at))
     }
 
     /// A backend has gone.

@@ -6,15 +6,20 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use tracing::{info, warn};
 
 use crate::health::{Saved, Tick};
+use crate::net::file;
 
 /// Largest state file that is read, in bytes.
 const MAX_BYTES: u64 = 256 << 20;
+
+/// The number of the last order to write that was followed.
+#[expect(clippy::disallowed_types, reason = "not on the data path; held for a write only")]
+type Last = std::sync::Mutex<u64>;
 
 /// A state file.
 #[derive(Debug)]
@@ -24,19 +29,29 @@ pub(super) struct StateFile {
     is_busy: Arc<AtomicBool>,
     /// Whether the last write failed: told once.
     has_failed: Arc<AtomicBool>,
+    /// The number of the last order to write.
+    serial: u64,
+    last: Arc<Last>,
 }
 
 impl StateFile {
     /// The file at `path`; nothing is touched yet.
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, written_at: None, is_busy: Arc::default(), has_failed: Arc::default() }
+        Self {
+            path,
+            written_at: None,
+            is_busy: Arc::default(),
+            has_failed: Arc::default(),
+            serial: 0,
+            last: Arc::default(),
+        }
     }
 
     /// What it says, if it is there and to be believed; else why not is logged. `now` is in
     /// milliseconds since the Unix epoch.
     pub(super) fn read(&self, now: u64) -> Option<Saved> {
         let file = self.path.display();
-        let text = match read_bounded(&self.path) {
+        let text = match file::read(&self.path, MAX_BYTES) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 info!(%file, "no state file yet: it will be written");
@@ -76,24 +91,34 @@ impl StateFile {
         self.is_busy.store(true, Ordering::Release);
         let (path, is_busy) = (self.path.clone(), Arc::clone(&self.is_busy));
         let has_failed = Arc::clone(&self.has_failed);
+        let (serial, last) = (self.next_serial(), Arc::clone(&self.last));
         tokio::task::spawn_blocking(move || {
-            note(&path, write(&path, &saved), &has_failed);
+            in_turn(serial, &last, || note(&path, write(&path, &saved), &has_failed));
             is_busy.store(false, Ordering::Release);
         });
     }
 
-    /// Writes it before this returns.
+    fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// Writes it before this returns, after what is being written.
     pub(super) fn write_now(&mut self, saved: &Saved) {
-        note(&self.path, write(&self.path, saved), &self.has_failed);
+        let serial = self.next_serial();
+        in_turn(serial, &self.last, || {
+            note(&self.path, write(&self.path, saved), &self.has_failed);
+        });
     }
 }
 
-fn read_bounded(path: &Path) -> io::Result<String> {
-    use std::io::Read;
-    let mut text = String::new();
-    let mut file = File::open(path)?.take(MAX_BYTES);
-    file.read_to_string(&mut text)?;
-    Ok(text)
+/// One at a time, and nothing older after what is newer: a thread may begin late.
+fn in_turn(serial: u64, last: &Last, work: impl FnOnce()) {
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    if *last < serial {
+        *last = serial;
+        work();
+    }
 }
 
 /// Says that it could not be written, once in a row.

@@ -26,6 +26,8 @@ pub(super) enum Timer {
     Save,
     /// How late this process runs, while checks are under way.
     Beat,
+    /// What another process was stopped at.
+    Resume,
 }
 
 /// All timers of the controller. One that is no longer wanted fires all the same: whoever is asked finds
@@ -51,6 +53,12 @@ impl Timers {
             return None;
         }
         self.0.pop().map(|Reverse(due)| due)
+    }
+
+    /// How often `timer` is set.
+    #[cfg(test)]
+    pub(super) fn count(&self, timer: Timer) -> usize {
+        self.0.iter().filter(|Reverse((_, other))| *other == timer).count()
     }
 }
 

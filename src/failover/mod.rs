@@ -128,6 +128,20 @@ impl Cause {
             Self::Failback => "failback",
         }
     }
+
+    /// The cause that this is the word for.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        const ALL: [Cause; 6] = [
+            Cause::Probe,
+            Cause::Outlier,
+            Cause::Operator,
+            Cause::Resolve,
+            Cause::Configuration,
+            Cause::Failback,
+        ];
+        ALL.into_iter().find(|cause| cause.as_str() == word)
+    }
 }
 
 /// Why, with the evidence in words.

@@ -139,31 +139,46 @@ pub struct Failover {
 pub struct Known {
     /// Who had it.
     pub active: Option<Id>,
+    /// For whom actions before traffic ran, and why.
+    pub preparing: Option<(Id, Why)>,
+    /// Who had it last, where nobody had it then.
+    pub last: Option<Id>,
+    /// Whether anybody ever had it, who may be gone.
+    pub was_held: bool,
     /// Whether an operator's move held it there.
     pub is_pinned: bool,
     /// Those whose actions before traffic had failed.
     pub barred: Vec<Id>,
 }
 
+impl Known {
+    /// Whether anything happened to the role before this process.
+    fn is_any(&self) -> bool {
+        let is_named = self.active.or(self.last).is_some() || self.preparing.is_some();
+        is_named || self.was_held || !self.barred.is_empty()
+    }
+}
+
 impl Failover {
     /// The role at start: with whom it was before, if that one is still there and not known to be
-    /// down, else with the first in order that is not known to be down. No takeover, no actions.
+    /// down. Actions before traffic that ran are to be run anew; and nobody else may have traffic
+    /// without them, where anything is known from before. Where nothing is, or there are no such
+    /// actions, the first in order that is not known to be down has the role at once.
     #[must_use]
-    pub fn start(known: Known, view: &View<'_>) -> Self {
-        let still = known.active.filter(|id| view.find(*id).is_some_and(|m| m.fitness.is_usable()));
-        let mut order = view.in_order().into_iter();
-        let first = order.find(|member| member.fitness.is_usable()).map(|member| member.id);
-        let active = still.or(first).or_else(|| in_order_on_trial(view).next());
-        Self {
-            role: active.map_or(Role::Vacant, Role::Active),
-            last: active,
+    pub fn start(known: Known, view: &View<'_>) -> Step {
+        let nobody = Self {
+            role: Role::Vacant,
+            last: known.active.or(known.last),
             pending: None,
             lost: None,
-            is_pinned: known.is_pinned && still.is_some(),
-            barred: known.barred,
+            is_pinned: false,
+            barred: known.barred.clone(),
             retry_at: None,
             serial: 0,
-        }
+        };
+        let mut run = Run::new(&nobody, view);
+        run.begin(known);
+        run.finish()
     }
 
     /// Who has the role.
@@ -179,6 +194,27 @@ impl Failover {
             Role::Active(id) => Some(id),
             Role::Preparing(_) | Role::Vacant => None,
         }
+    }
+
+    /// Who had it last, or has it.
+    #[must_use]
+    pub fn last(&self) -> Option<Id> {
+        self.last
+    }
+
+    /// For whom actions before traffic run, and why.
+    #[must_use]
+    pub fn preparing(&self) -> Option<(Id, &Why)> {
+        match self.role {
+            Role::Preparing(id) => Some((id, self.pending.as_ref()?)),
+            Role::Active(_) | Role::Vacant => None,
+        }
+    }
+
+    /// Whether it waits for the actions that were begun with this number.
+    #[must_use]
+    pub fn awaits(&self, serial: u64) -> bool {
+        matches!(self.role, Role::Preparing(_)) && self.serial == serial
     }
 
     /// Whether an operator's move holds it where it is.

@@ -125,8 +125,12 @@ impl fmt::Display for Trouble {
 /// Why a state is what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Evidence {
-    /// The process started, or the backend was added.
+    /// The process started, or the backend was added, and its checks have not answered.
     Start,
+    /// The same, where nothing checks it.
+    Unchecked,
+    /// The same, where the configuration has it disabled.
+    Disabled,
     /// The state was taken over from a file or from the process before.
     Restored,
     /// So many checks passed in a row.
@@ -163,6 +167,8 @@ impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Start => f.write_str("not checked yet"),
+            Self::Unchecked => f.write_str("no health_check, and nothing has failed so far"),
+            Self::Disabled => f.write_str("disabled in the configuration"),
             Self::Restored => f.write_str("known from before the restart"),
             Self::ChecksPassed(count) => write!(f, "{} passed in a row", Count(*count, "check")),
             Self::ChecksFailed { count, failure } => {

@@ -93,10 +93,7 @@ impl Health {
             epoch: 0,
             is_initial: policy.checks.is_some(),
             since: Since::now(at),
-            reason: match operator {
-                Operator::Enabled => Evidence::Start,
-                Operator::Draining | Operator::Disabled => Evidence::Operator,
-            },
+            reason: first_reason(operator, policy),
             returned: None,
             readmitted: 0,
         }
@@ -108,9 +105,10 @@ impl Health {
     pub fn restored(known: &Restored, operator: Operator, at: Tick, policy: &Policy) -> Self {
         let mut health = Self::new(operator, at, policy);
         health.returned = known.back_for.map(|carried| Since { tick: at, carried });
-        if operator == Operator::Enabled {
-            health.reason = Evidence::Restored;
-        }
+        health.reason = match operator {
+            Operator::Enabled => Evidence::Restored,
+            Operator::Draining | Operator::Disabled => Evidence::Operator,
+        };
         if operator != Operator::Disabled {
             if let (Some(checks), Some(verdict)) = (&mut health.checks, known.verdict) {
                 checks.verdict = verdict;
@@ -298,6 +296,9 @@ impl Health {
             self.readmit(at);
         }
         self.is_initial &= self.checks.is_some();
+        if matches!(self.reason, Evidence::Start | Evidence::Unchecked) {
+            self.reason = first_reason(self.operator, policy);
+        }
         Some(Why(Cause::Operator, Evidence::Configuration, None))
     }
 
@@ -407,6 +408,15 @@ impl Health {
     #[must_use]
     pub fn back_for(&self, at: Tick) -> Option<Tick> {
         self.returned.map(|returned| returned.age(at))
+    }
+}
+
+/// Why a backend is what it is of which nothing is known.
+fn first_reason(operator: Operator, policy: &Policy) -> Evidence {
+    match (operator, policy.checks) {
+        (Operator::Disabled, _) => Evidence::Disabled,
+        (_, None) => Evidence::Unchecked,
+        (_, Some(_)) => Evidence::Start,
     }
 }
 

@@ -22,7 +22,10 @@ pub use event::{Ejection, Event, Operator, Policy, Restored, Verdict};
 pub use held::Held;
 pub use machine::{Health, Step};
 pub use outlier::{FORGET_AFTER, Outlier, PoolView, ejection_time, is_due, may_eject};
-pub use saved::{EARLY_BY, STALE_AFTER, Saved, SavedBackend, SavedError, SavedPool};
+pub use saved::{
+    EARLY_BY, STALE_AFTER, Saved, SavedBackend, SavedError, SavedFound, SavedLimit, SavedMove,
+    SavedName, SavedPool, SavedRun, SavedService,
+};
 pub use schedule::{Answer, Checking, Due, Fire, Judged, Pace, Timing, first, judge, next, ranks};
 
 /// Milliseconds since the process started.

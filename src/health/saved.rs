@@ -4,6 +4,7 @@
 //! known again by pool, name and address together: at another address it is another backend.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -26,7 +27,7 @@ pub const STALE_AFTER: u64 = 24 * 3_600_000;
 /// a little now and then. By more, either the file or the clock is wrong.
 pub const EARLY_BY: u64 = 60_000;
 
-/// The health, the active roles and the operators' words of all pools.
+/// The health, the active roles, the operators' words and the addresses of names of all pools.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
     format: String,
@@ -43,6 +44,15 @@ pub struct SavedPool {
     /// The name of the backend with the active role, in a hot standby.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<String>,
+    /// For whom actions before traffic run, so that nobody is active.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preparing: Option<SavedMove>,
+    /// The name of the backend that had the active role last, where nobody has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
+    /// Whether anybody ever had the active role.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_held: bool,
     /// Whether an operator gave it the role, so that it does not fail back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_pinned: bool,
@@ -52,8 +62,87 @@ pub struct SavedPool {
     /// The priority in use, in a pool of several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<u32>,
+    /// Recovery actions under way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub actions: Vec<SavedRun>,
+    /// When repairs were done that checks have yet to verify, by the name of the backend.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unverified: BTreeMap<String, u64>,
+    /// The runs of the last hour of actions with a limit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<SavedLimit>,
     /// By name.
     pub backends: BTreeMap<String, SavedBackend>,
+    /// The names among the backends, as the configuration calls them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub names: BTreeMap<String, SavedName>,
+}
+
+/// The addresses of a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedName {
+    /// The name, as displayed: what was found for another is not believed.
+    pub target: String,
+    /// Its last good answer. That may be older than the file: a failed one since changes nothing.
+    pub found: Vec<SavedFound>,
+}
+
+/// One address of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedFound {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// What its SRV record said, of a service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<SavedService>,
+}
+
+/// The share and the rank that an SRV record gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedService {
+    /// Lower ones are used first.
+    pub priority: u16,
+    /// The share among those of one priority.
+    pub weight: u16,
+}
+
+/// Recovery actions of one event, under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedRun {
+    /// What they follow, in a word.
+    pub event: String,
+    /// The name of the backend.
+    pub backend: String,
+    /// Why, in a word.
+    pub cause: String,
+    /// Why, in words.
+    pub evidence: String,
+    /// When it happened, as RFC 3339 has it.
+    pub time: String,
+    /// How many of them are through.
+    pub through: usize,
+}
+
+/// When an action with a limit was run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedLimit {
+    /// What it follows, in a word.
+    pub event: String,
+    /// A mark of the action and all its options.
+    pub action: String,
+    /// When its runs began, in milliseconds since the Unix epoch.
+    pub runs: Vec<u64>,
+}
+
+/// An active role on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedMove {
+    /// The name of the backend that it is on its way to.
+    pub backend: String,
+    /// Why, in a word.
+    pub cause: String,
+    /// Why, in words.
+    pub evidence: String,
 }
 
 /// One backend.
@@ -160,14 +249,6 @@ impl Saved {
     pub fn backend(&self, pool: &str, name: &str, address: &str) -> Option<&SavedBackend> {
         let backend = self.pools.get(pool)?.backends.get(name)?;
         (backend.address == address).then_some(backend)
-    }
-
-    /// The name of the backend that had the active role of `pool`, if it is still where it was:
-    /// `address_of` gives the address that a name has now.
-    #[must_use]
-    pub fn active(&self, pool: &str, address_of: impl Fn(&str) -> Option<String>) -> Option<&str> {
-        let name = self.pools.get(pool)?.active.as_deref()?;
-        self.backend(pool, name, &address_of(name)?).map(|_| name)
     }
 }
 

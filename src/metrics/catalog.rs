@@ -3,7 +3,7 @@
 /// What kind of metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows, and starts at 0 with the process.
+    /// Only grows; an upgrade does not set it back.
     Counter,
     /// A value of now.
     Gauge,
@@ -140,8 +140,11 @@ pub fn page() -> String {
          program's own table; a test holds the two together.\n\n\
          Label values come from the configuration alone, never from the wire, so the number of \
          series depends on nothing that a client sends. The series of a backend that is gone are \
-         gone too. A counter starts at 0 with the process (an upgrade starts a new process), a \
-         gauge is never negative, bytes are counted while a connection lives.\n\n\
+         gone too. A counter starts at 0 with the process and goes on over an upgrade: what the \
+         old process counts until it ends is shown by the new one, every event once. A gauge is \
+         never negative and is of the process that answers: connections that an old process \
+         still has after an upgrade are in none, and `process_*` begins anew. Bytes are counted \
+         while a connection lives.\n\n\
          | metric | type | labels | says |\n|---|---|---|---|\n",
     );
     for metric in CATALOG {
@@ -191,6 +194,50 @@ mod tests {
             assert!(CATALOG[..place].iter().all(|other| other.name != metric.name));
             assert!(metric.help.ends_with('.'), "{}", metric.name);
         }
+    }
+
+    /// The table of the interface: type, labels, names; those of the process are the collector's.
+    const CONTRACT: &[(&str, &str, &str)] = &[
+        ("build_info", "gauge", "version, commit"),
+        ("connections_accepted_total", "counter", "listener"),
+        ("connections_active", "gauge", "listener"),
+        ("connections_ended_total", "counter", "listener, reason"),
+        ("connection_duration_seconds", "histogram", "listener"),
+        ("backend_connections_total", "counter", "pool, backend"),
+        ("backend_connections_active", "gauge", "pool, backend"),
+        ("backend_connect_failures_total", "counter", "pool, backend, reason"),
+        ("backend_connect_seconds", "histogram", "pool"),
+        ("backend_bytes_total", "counter", "pool, backend, direction"),
+        ("connect_retries_total", "counter", "pool"),
+        ("backend_state", "gauge", "pool, backend, state"),
+        ("backend_in_rotation", "gauge", "pool, backend"),
+        ("backend_evictions_total", "counter", "pool, backend, cause"),
+        ("backend_reinstatements_total", "counter", "pool, backend, cause"),
+        ("health_checks_total", "counter", "pool, backend, result"),
+        ("health_check_seconds", "histogram", "pool"),
+        ("pool_active_backend", "gauge", "pool, backend"),
+        ("takeovers_total", "counter", "pool"),
+        ("takeover_seconds", "histogram", "pool"),
+        ("queued_connections", "gauge", "pool"),
+        ("recovery_actions_total", "counter", "pool, event, result"),
+        ("config_reloads_total", "counter", "result"),
+        ("config_last_reload_success_timestamp_seconds", "gauge", ""),
+        // Where the interface is silent: what is dropped is counted.
+        ("access_log_dropped_total", "counter", ""),
+    ];
+
+    #[test]
+    fn the_catalogue_is_the_interface_and_holds_no_more() {
+        let ours: Vec<_> = CATALOG
+            .iter()
+            .filter_map(|m| Some((m.name.strip_prefix("tidegate_")?, m.kind.as_str(), m.labels)))
+            .map(|(name, kind, labels)| (name, kind, labels.join(", ")))
+            .collect();
+        let wanted: Vec<_> = CONTRACT.iter().map(|(n, k, l)| (*n, *k, (*l).to_owned())).collect();
+        assert_eq!(ours, wanted);
+        let other = CATALOG.iter().filter(|m| !m.name.starts_with("tidegate_"));
+        assert!(other.clone().all(|m| m.name.starts_with("process_") && m.labels.is_empty()));
+        assert_eq!(ours.len() + other.count(), CATALOG.len());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod catalog;
 mod process;
+mod tally;
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::state::counters::{
 };
 
 pub use catalog::{CATALOG, Kind, Metric, page};
+pub use tally::{Entry, Ledger, Of, Tally, Unclaimed};
 
 /// The `Content-Type` of what [`render`] makes.
 pub const CONTENT_TYPE: &str = TEXT_FORMAT;
@@ -73,6 +75,8 @@ pub struct PoolView {
 pub struct BackendView {
     /// Its name.
     pub name: Arc<str>,
+    /// Where it is, as displayed.
+    pub address: Arc<str>,
     /// Its state.
     pub state: State,
     /// Whether it is a candidate for the next connection.

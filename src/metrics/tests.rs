@@ -7,6 +7,7 @@ use crate::net::dial::ConnectError;
 fn backend(name: &str, state: State) -> BackendView {
     BackendView {
         name: name.into(),
+        address: "127.0.0.1:1".into(),
         state,
         in_rotation: state == State::Healthy,
         load: Arc::default(),

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-pub use target::{Target, parse_host_name};
+pub use target::Target;
 
 /// The longest path of a unix socket, in bytes: `sun_path` less its final NUL (`unix(7)`).
 pub const MAX_UNIX_PATH: usize = 107;
@@ -171,6 +171,9 @@ fn parse_unix(path: &str) -> Result<PathBuf, String> {
     }
     if path.contains('\0') {
         return Err("a path has no NUL".to_owned());
+    }
+    if path.ends_with('/') {
+        return Err("that is a directory; name a file in it, as in unix:/run/app.sock".to_owned());
     }
     Ok(PathBuf::from(path))
 }

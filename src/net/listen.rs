@@ -211,7 +211,7 @@ pub fn address_of(socket: &OwnedFd) -> Option<Address> {
         return Some(Address::Tcp(tcp));
     }
     let unix = SocketAddrUnix::try_from(bound).ok()?;
-    let path = std::ffi::OsStr::from_bytes(unix.path_bytes()?.strip_suffix(&[0])?);
+    let path = std::ffi::OsStr::from_bytes(unix.path_bytes()?);
     Some(Address::Unix(path.into()))
 }
 

@@ -27,6 +27,35 @@ pub fn host_name(bytes: &[u8]) -> Option<Box<str>> {
     String::from_utf8(bytes.to_ascii_lowercase()).ok().map(Into::into)
 }
 
+/// Checks a name as a person writes it: what [`host_name`] takes, without hyphens at the ends of its
+/// labels (RFC 952), which clients may ask for all the same.
+///
+/// # Errors
+///
+/// A hint, when the text is none.
+pub fn parse_host_name(text: &str) -> Result<(), String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let has_hyphen = |label: &str| label.starts_with('-') || label.ends_with('-');
+    let is_hyphened = name.split('.').any(has_hyphen);
+    if host_name(text.as_bytes()).is_some() && !is_hyphened {
+        return Ok(());
+    }
+    let is_inner = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let is_label = |label: &str| (1..=LONGEST_LABEL).contains(&label.len());
+    Err(match name.chars().find(|c| !is_inner(c)) {
+        _ if name.is_empty() => "the name is missing".to_owned(),
+        Some(wrong) if wrong.is_alphabetic() => {
+            "write an international name in its ASCII form (xn--…)".to_owned()
+        }
+        Some(wrong) => format!("without {wrong:?}"),
+        None if name.len() > LONGEST => format!("a name has at most {LONGEST} characters"),
+        None if is_hyphened || !name.split('.').all(is_label) => {
+            format!("each part has 1 to {LONGEST_LABEL} characters and no - at its ends")
+        }
+        None => "the last part of a name is no number".to_owned(),
+    })
+}
+
 /// Which names a route is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum NamePattern {
@@ -131,6 +160,29 @@ mod tests {
         for (text, printed) in written {
             assert_eq!(pattern(text).to_string(), printed);
             assert_eq!(pattern(printed), pattern(text));
+        }
+    }
+
+    #[test]
+    fn what_is_no_name_gets_a_hint() {
+        for text in ["app", "App.Internal.", "_web._tcp.test", "10a", "1.2.a"] {
+            assert_eq!(parse_host_name(text), Ok(()), "{text}");
+        }
+        let long = ["a".repeat(63).as_str(); 4].join(".");
+        let label = "each part has 1 to 63 characters and no - at its ends";
+        for (text, hint) in [
+            ("", "the name is missing"),
+            (".", "the name is missing"),
+            ("bücher", "write an international name in its ASCII form (xn--…)"),
+            ("a b", "without ' '"),
+            (&long, "a name has at most 253 characters"),
+            ("a..b", label),
+            ("-a", label),
+            ("a-.b", label),
+            (&"a".repeat(64), label),
+            ("app.10", "the last part of a name is no number"),
+        ] {
+            assert_eq!(parse_host_name(text), Err(hint.to_owned()), "{text}");
         }
     }
 

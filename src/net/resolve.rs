@@ -23,7 +23,6 @@ use tokio::time::Instant;
 
 pub use self::known::{Bounds, Change, Known};
 use self::runtime::Here;
-use super::name::host_name;
 
 /// The most addresses of a name in each family. Of more the lowest are kept, so that the same ones stay.
 pub const MOST_ADDRESSES: usize = 1024;
@@ -93,35 +92,6 @@ impl LookupError {
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         matches!(self, Self::NoSuchName | Self::Empty)
-    }
-}
-
-impl Query {
-    /// Reads `app.internal:9501`, or `srv+_web._tcp.internal` for a service.
-    ///
-    /// # Errors
-    ///
-    /// A hint, when the text is neither.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let name = |text: &str| host_name(text.as_bytes());
-        if let Some(service) = text.strip_prefix("srv+") {
-            return match (name(service), service.split_once(':')) {
-                (Some(name), _) => Ok(Self::Service(name)),
-                (None, Some((bare, _))) if name(bare).is_some() => {
-                    Err(format!("the ports are in the SRV records; write srv+{bare}"))
-                }
-                _ => Err("a service is named as in srv+_web._tcp.example.com".to_owned()),
-            };
-        }
-        let Some((host, port)) = text.rsplit_once(':') else {
-            return Err(format!("the port is missing; write {text}:9501 for port 9501"));
-        };
-        let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-        match (name(host), port.parse()) {
-            (Some(host), Ok(port)) if is_number && port > 0 => Ok(Self::Host(host, port)),
-            (Some(_), _) => Err("a port is a whole number from 1 to 65535".to_owned()),
-            (None, _) => Err(String::new()),
-        }
     }
 }
 
@@ -348,12 +318,6 @@ impl Watch {
         let change = self.known.learn(answer, self.bounds);
         self.due = Instant::now() + change.next_in;
         change
-    }
-
-    /// What is looked up.
-    #[must_use]
-    pub fn query(&self) -> &Query {
-        &self.query
     }
 
     /// What is known, to be carried over to another watch of the same name.

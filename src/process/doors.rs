@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::upgrade::{Inheritance, Passed};
+use super::upgrade::{Inheritance, Passed, Taken};
 use crate::net::addr::Address;
 use crate::net::listen::{Bound, SocketPath, bind_all, set_options, take_over};
 use crate::proxy::{Order, Shared, Socket};
@@ -38,6 +38,8 @@ struct Opened {
     sockets: Vec<(usize, Arc<OwnedFd>)>,
     /// The file of a unix socket.
     path: Option<SocketPath>,
+    /// Whether a service manager has opened it, and keeps it.
+    is_lent: bool,
 }
 
 /// What a reload is about to do.
@@ -127,9 +129,10 @@ impl Doors {
         self.open.iter().for_each(|opened| opened.announce(process_limit));
     }
 
-    /// Removes the files of unix sockets: nobody accepts there any more.
-    pub(super) fn remove_paths(&mut self) {
-        self.open.iter_mut().for_each(|opened| opened.path = None);
+    /// Lets go of all sockets, and removes the files of those that have one: the threads have been told to
+    /// close them too, and who connects then is refused.
+    pub(super) fn let_go(&mut self) {
+        self.open.clear();
     }
 
     fn bind(&mut self, listener: &Arc<Listener>, address: &Address) -> Result<Opened, BindError> {
@@ -143,13 +146,18 @@ impl Doors {
         &mut self,
         listener: &Arc<Listener>,
         wanted: &Address,
-        (address, sockets): (Address, Vec<OwnedFd>),
+        Taken { address, sockets, is_lent }: Taken,
     ) -> Result<Opened, BindError> {
         let bound =
             take_over(address, sockets, self.threads, &listener.options).map_err(|error| {
                 BindError { listener: listener.name.to_string(), address: wanted.clone(), error }
             })?;
-        Ok(self.opened(listener, wanted, bound))
+        let mut opened = self.opened(listener, wanted, bound);
+        opened.is_lent = is_lent;
+        if is_lent {
+            opened.path.take().into_iter().for_each(SocketPath::leave);
+        }
+        Ok(opened)
     }
 
     fn opened(&mut self, listener: &Arc<Listener>, wanted: &Address, bound: Bound) -> Opened {
@@ -164,6 +172,7 @@ impl Doors {
             entrance: Arc::new(Entrance::new(Arc::clone(listener))),
             sockets: sockets.into_iter().enumerate().map(for_thread).collect(),
             path,
+            is_lent: false,
         }
     }
 
@@ -174,6 +183,7 @@ impl Doors {
             wanted: opened.wanted.clone(),
             address: opened.address.clone(),
             sockets: opened.sockets.iter().map(|(_, fd)| Arc::clone(fd)).collect(),
+            is_lent: opened.is_lent,
         };
         self.open.iter().map(passed).collect()
     }
@@ -220,7 +230,7 @@ impl Opened {
     fn sockets(&self) -> impl Iterator<Item = (usize, Socket)> {
         self.sockets.iter().map(|(thread, fd)| {
             let (entrance, fd) = (Arc::clone(&self.entrance), Arc::clone(fd));
-            (*thread, Socket { entrance, fd })
+            (*thread, Socket { entrance, fd, is_lent: self.is_lent })
         })
     }
 

@@ -11,7 +11,11 @@ use tracing::info;
 use crate::admin::{self, Options, Token};
 use crate::config::model::Admin;
 use crate::net::addr::Address;
+use crate::net::file;
 use crate::net::listen::{Bound, SocketPath, address_of};
+
+/// Bytes of a token's file that are read.
+const MAX_TOKEN_BYTES: u64 = 64 << 10;
 
 /// The endpoint, and what a reload is about to do with it.
 #[derive(Debug)]
@@ -87,7 +91,8 @@ fn advice(error: &io::Error) -> &'static str {
 
 impl Endpoint {
     /// Binds the endpoint, or takes over the one that was bound to the same address, and gives what
-    /// serves it what it is told by. Blocks: the file of the token is read.
+    /// serves it what it is told by, with [`open_up`](Self::open_up). Blocks: the file of the token is
+    /// read.
     ///
     /// # Errors
     ///
@@ -108,7 +113,7 @@ impl Endpoint {
                 Some(opened?)
             }
         };
-        let (tell, told) = watch::channel(open.as_ref().map(Opened::served));
+        let (tell, told) = watch::channel(None);
         Ok((Self { open, next: None, tell: Some(tell) }, told))
     }
 
@@ -117,8 +122,16 @@ impl Endpoint {
         self.open.as_ref().map(|open| open.address.clone())
     }
 
+    /// Begins to serve.
+    pub(super) fn open_up(&self) {
+        if let Some(tell) = &self.tell {
+            tell.send_replace(self.open.as_ref().map(Opened::served));
+            self.announce();
+        }
+    }
+
     /// Says where it is.
-    pub(super) fn announce(&self) {
+    fn announce(&self) {
         if let Some(open) = &self.open {
             info!(address = %open.address, with_token = open.options.token.is_some(),
                 "the admin endpoint is open");
@@ -233,7 +246,7 @@ fn options(admin: &Admin) -> Result<Arc<Options>, AdminError> {
 }
 
 fn token(path: &Path) -> Result<Token, AdminError> {
-    let content = std::fs::read_to_string(path)
+    let content = file::read(path, MAX_TOKEN_BYTES)
         .map_err(|error| AdminError::Unreadable { path: path.to_owned(), error })?;
     Token::new(&content).map_err(|problem| AdminError::Token { path: path.to_owned(), problem })
 }

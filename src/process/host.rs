@@ -4,13 +4,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tracing::warn;
-
 use super::access::Access;
 use super::doors::Doors;
 use super::endpoint::Endpoint;
-use super::limits::{Shares, share};
-use crate::config::model::{Config, Runtime};
+use super::limits::{Needs, Shares, share};
+use crate::config::model::Config;
 use crate::control::reload::{Host, HostError};
 use crate::net::addr::Address;
 use crate::state::{Slots, Snapshot};
@@ -43,9 +41,8 @@ pub(super) struct Around {
     pub(super) slots: Arc<Slots>,
     pub(super) descriptors: u64,
     pub(super) threads: usize,
-    /// What is in force, or about to be.
-    pub(super) runtime: Runtime,
-    pub(super) log: crate::config::model::Log,
+    /// Descriptors that checks may have open at once.
+    pub(super) checks: u32,
     pub(super) prepared: Option<(Shares, Config)>,
 }
 
@@ -54,11 +51,14 @@ impl Host for Around {
         self.doors.lock().addresses()
     }
 
+    fn descriptors_of_checks(&self) -> u32 {
+        self.checks
+    }
+
     fn prepare(&mut self, config: &Config, snapshot: &Snapshot) -> Result<(), HostError> {
-        let addresses: usize = snapshot.listeners.iter().map(|listener| listener.bind.len()).sum();
         let wanted = config.runtime.max_connections;
-        let sockets = addresses * self.threads;
-        let shares = share(self.descriptors, sockets, self.threads, wanted).map_err(|possible| {
+        let needs = Needs::of(config, self.threads);
+        let shares = share(self.descriptors, needs, wanted).map_err(|possible| {
             HostError(format!(
                 "runtime.max_connections: {} connections need more descriptors than the {} this \
                  process may open; at most {possible} are possible",
@@ -80,14 +80,9 @@ impl Host for Around {
         self.access.lock().commit();
         let Some((shares, config)) = self.prepared.take() else { return };
         self.slots.set_limit(Some(shares.connections));
-        if config.runtime.threads != self.runtime.threads {
-            warn!("runtime.threads has changed: another number of threads needs a restart");
-        }
-        if config.log.format != self.log.format {
-            warn!("log.format has changed: another format needs a restart");
-        }
+        shares.warn_of_checks(&Needs::of(&config, self.threads));
+        self.checks = shares.checks;
         crate::log::set_level(config.log.level);
-        (self.runtime, self.log) = (config.runtime, config.log);
     }
 
     fn abandon(&mut self) {

@@ -1,23 +1,25 @@
 //! A running balancer: its listening sockets and its threads.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use super::access::{Access, AccessError};
 use super::doors::{BindError, Doors};
 use super::endpoint::{AdminError, Endpoint};
 use super::host::{Around, Held};
-use super::limits::{Shares, raise_descriptors, share, threads};
-use super::upgrade::{Estate, Inheritance, UpgradeError, start_successor};
+use super::limits::{Needs, Shares, raise_descriptors, share, threads};
+use super::upgrade::{Attempt, Elders, Estate, Inheritance, Successor, Telling, UpgradeError};
 use crate::admin;
 use crate::balance::Registry;
 use crate::config::model::Config;
 use crate::control::reload::Source;
 use crate::control::{self, Control, Setup};
+use crate::metrics::{Ledger, Tally};
 use crate::net::addr::Address;
 use crate::net::clock::Clock;
 use crate::net::dial::EphemeralPorts;
@@ -27,6 +29,9 @@ use crate::state::{Ending, Reporter, Slots, Snapshot, Threads};
 
 /// How long connections may take to be told that they end, once they must.
 const FAREWELL: Duration = Duration::from_secs(6);
+
+/// How long the admin endpoint may take to answer who has asked already.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -89,8 +94,14 @@ pub struct Server {
     doors: Held<Doors>,
     endpoint: Held<Endpoint>,
     access: Held<Access>,
+    /// Ends when the admin endpoint has answered the last request.
+    answered: oneshot::Receiver<Infallible>,
+    /// Where processes before this one tell what they still count.
+    elders: Elders,
+    /// Tells what this one still counts, once another serves.
+    telling: Option<Telling>,
     /// Ends when the last thread has ended.
-    alive: mpsc::Receiver<std::convert::Infallible>,
+    alive: mpsc::Receiver<Infallible>,
 }
 
 impl Server {
@@ -118,8 +129,11 @@ impl Server {
         let threads = threads(config.runtime.threads);
         let snapshot = Arc::new(Snapshot::new(config, None).map_err(StartError::Unknown)?);
         let descriptors = raise_descriptors();
-        let shares = shares(config, &snapshot, (descriptors, threads))?;
+        let needs = Needs::of(config, threads);
+        let shares = shares(config, needs, descriptors)?;
+        shares.warn_of_checks(&needs);
         let doors = Held::new(Doors::open(&snapshot, threads, &mut inheritance)?);
+        inheritance.warn_of_rest();
         let (endpoint, told) = Endpoint::open(config.admin.as_ref(), inheritance.admin.take())?;
         let endpoint = Held::new(endpoint);
         let counters = Arc::new(ProcessCounters::default());
@@ -137,22 +151,43 @@ impl Server {
             slots: Arc::clone(&slots),
             descriptors,
             threads,
-            runtime: config.runtime.clone(),
-            log: config.log.clone(),
+            checks: shares.checks,
             prepared: None,
         });
-        let saved = inheritance.state.take();
-        let setup =
-            Setup { clock, ports, source, host, threads: notices, reports, counters, saved };
-        let faces = |handle| admin::serve_as_told(told, handle);
+        let (saved, counted) = (inheritance.state.take(), std::mem::take(&mut inheritance.counted));
+        let setup = Setup {
+            clock,
+            ports,
+            source,
+            host,
+            threads: notices,
+            reports,
+            counters,
+            saved,
+            counted,
+        };
+        let (last, answered) = oneshot::channel::<Infallible>();
+        let faces = move |handle| async move {
+            admin::serve_as_told(told, handle).await;
+            drop(last);
+        };
         let control = Control::start(setup, config.clone(), snapshot, faces)?;
         let end_all = tokio::sync::watch::Sender::new(None);
         let shared =
             Arc::new(Shared { clock, ports, reporter, slots, fleet, end_all, access: recorder });
         let (alive, all_ended) = Alive::new();
         let sockets = doors.lock().hand_out(Arc::clone(&shared));
-        let server =
-            Self { shared, control: Some(control), doors, endpoint, access, alive: all_ended };
+        let server = Self {
+            shared,
+            control: Some(control),
+            doors,
+            endpoint,
+            access,
+            answered,
+            elders: Elders::default(),
+            telling: None,
+            alive: all_ended,
+        };
         let inboxes = orders.into_iter().zip(heard);
         let inboxes = inboxes.map(|(orders, notices)| Inbox { orders, notices });
         for (index, (inbox, sockets)) in inboxes.zip(sockets).enumerate() {
@@ -164,11 +199,7 @@ impl Server {
             }
         }
         server.doors.lock().announce(shares.connections);
-        server.endpoint.lock().announce();
-        if inheritance.is_upgrade() {
-            inheritance.answer().map_err(StartError::Abandoned)?;
-            info!("another process has been taken over from");
-        }
+        server.begin_to_answer(inheritance)?;
         info!(
             version = env!("CARGO_PKG_VERSION"),
             threads,
@@ -225,32 +256,79 @@ impl Server {
         while self.alive.recv().await.is_some() {}
     }
 
-    /// Starts the binary anew on the same sockets, with all that is known. When this returns, the new
-    /// process serves and this one accepts no more; what remains is to [`stop`](Self::stop) it.
-    ///
-    /// # Errors
-    ///
-    /// Why the new process does not serve; this one goes on as before.
-    pub async fn upgrade(&mut self) -> Result<u32, UpgradeError> {
+    /// Opens the admin endpoint: where another process is taken over from, once it has told all that it
+    /// had counted when it answered last.
+    fn begin_to_answer(&self, inheritance: Inheritance) -> Result<(), StartError> {
+        if !inheritance.is_upgrade() {
+            self.endpoint.lock().open_up();
+            return Ok(());
+        }
+        let channels = inheritance.answer().map_err(StartError::Abandoned)?;
+        info!("another process has been taken over from");
+        if let Some(control) = &self.control {
+            let (endpoint, handle) = (self.endpoint.clone(), control.handle().clone());
+            self.elders.hear(channels, control.handle(), move || {
+                endpoint.lock().open_up();
+                // It has retired before it told what it had counted.
+                handle.alone();
+            });
+        }
+        Ok(())
+    }
+
+    /// Starts the binary anew on the same sockets, with all that is known. Until that has come to an end
+    /// no operator's word is taken. What was counted by then comes with it.
+    pub(super) async fn begin_upgrade(&self) -> Result<(Attempt, Tally), UpgradeError> {
         let control = self.control.as_ref().ok_or(UpgradeError::Ending)?;
-        let state = control.handle().saved().await.map_err(|_| UpgradeError::Ending)?;
+        let (state, view) = control.handle().hand_over().await.map_err(|_| UpgradeError::Ending)?;
+        let counted = Ledger::new(view, &Tally::new()).news();
         let (doors, admin) = (self.doors.lock().passed(), self.endpoint.lock().passed());
-        let estate = Estate { doors, admin, state };
-        let started = tokio::task::spawn_blocking(move || start_successor(&estate)).await;
-        let successor = started.map_err(|_| UpgradeError::Ending)??;
+        let estate = Estate { doors, admin, state, counted: counted.clone() };
+        Ok((Attempt::start(estate, self.elders.clone())?, counted))
+    }
+
+    /// The new process does not serve: this one goes on as before.
+    pub(super) async fn go_on(&self) {
+        if let Some(control) = &self.control {
+            control.handle().go_on().await;
+        }
+    }
+
+    /// The new process serves: this one accepts and answers no more. What remains is to
+    /// [`stop`](Self::stop) it.
+    pub(super) async fn leave_to(&mut self, successor: Successor, counted: &Tally) {
         self.doors.lock().leave(&successor.taken);
         self.endpoint.lock().leave();
         // From here on the other one checks, decides and saves.
-        if let Some(control) = self.control.take() {
-            control.retire();
+        let Some(control) = self.control.take() else { return };
+        let _ = tokio::time::timeout(LAST_ANSWERS, &mut self.answered).await;
+        let view = control.handle().measures().await.unwrap_or_default();
+        control.retire();
+        // Not before the last scrape was answered here: what is shown there is never less.
+        self.tell(successor, Ledger::new(view, counted));
+    }
+
+    fn tell(&mut self, successor: Successor, ledger: Ledger) {
+        match Telling::start(successor.channel, ledger) {
+            Ok(telling) => self.telling = Some(telling),
+            Err(error) => warn!(%error, "what this process counts from now on is lost"),
         }
-        Ok(successor.pid)
+    }
+
+    /// Tells the process that serves what was counted to the end. Blocks for as long as that takes.
+    pub(super) fn end_telling(&mut self) {
+        if let Some(telling) = self.telling.take() {
+            telling.finish();
+        }
     }
 
     /// Stops accepting, waits for open connections as long as `grace`, ends the rest.
     ///
     /// `None` waits for ever. Dropping the future stops nothing more than what was begun.
     pub async fn stop(&mut self, grace: Option<Duration>) {
+        if let Some(control) = &self.control {
+            control.handle().begin_to_end();
+        }
         self.end_connections(grace).await;
         self.endpoint.lock().close();
         self.end_access_log();
@@ -262,7 +340,7 @@ impl Server {
 
     async fn end_connections(&mut self, grace: Option<Duration>) {
         self.shared.fleet.tell_all(|| Order::Drain);
-        self.doors.lock().remove_paths();
+        self.doors.lock().let_go();
         if let Some(grace) = grace {
             if tokio::time::timeout(grace, self.ended()).await.is_ok() {
                 return;
@@ -276,15 +354,10 @@ impl Server {
     }
 }
 
-fn shares(
-    config: &Config,
-    snapshot: &Snapshot,
-    (available, threads): (u64, usize),
-) -> Result<Shares, StartError> {
-    let addresses: usize = snapshot.listeners.iter().map(|listener| listener.bind.len()).sum();
-    let (sockets, wanted) = (addresses * threads, config.runtime.max_connections);
-    share(available, sockets, threads, wanted).map_err(|possible| match wanted.map(Into::into) {
+fn shares(config: &Config, needs: Needs, available: u64) -> Result<Shares, StartError> {
+    let wanted = config.runtime.max_connections;
+    share(available, needs, wanted).map_err(|possible| match wanted.map(Into::into) {
         Some(wanted) => StartError::Descriptors { wanted, available, possible },
-        None => StartError::NoDescriptors { available, sockets },
+        None => StartError::NoDescriptors { available, sockets: needs.sockets },
     })
 }

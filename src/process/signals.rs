@@ -3,12 +3,15 @@
 use std::io;
 use std::time::Duration;
 
+use rustix::process::{Pid, kill_process};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use super::server::Server;
 use super::systemd;
+use super::upgrade::{Attempt, Successor, UpgradeError};
+use crate::metrics::Tally;
 
 /// The signals of this process, and the runtime that waits for them.
 ///
@@ -77,6 +80,7 @@ impl Signals {
             }
             // Where it was stopped at once too.
             server.end_access_log();
+            server.end_telling();
             true
         })
     }
@@ -88,6 +92,7 @@ type Grace = Option<Duration>;
 /// Serves until it is to stop; `None`: the server has ended by itself.
 async fn until_stop(server: &mut Server, stop: &mut Stop, other: &mut Other) -> Option<Grace> {
     let mut watchdog = systemd::watchdog().map(tokio::time::interval);
+    let mut upgrade: Option<Upgrade> = None;
     loop {
         let sign_of_life = async {
             match &mut watchdog {
@@ -98,6 +103,10 @@ async fn until_stop(server: &mut Server, stop: &mut Stop, other: &mut Other) -> 
         tokio::select! {
             name = stop.next() => {
                 let grace = server.grace();
+                if let Some(upgrade) = upgrade {
+                    warn!(signal = name, "the upgrade is given up: the new process ends too");
+                    upgrade.attempt.abandon().await;
+                }
                 info!(
                     signal = name,
                     connections = server.connections(),
@@ -106,15 +115,31 @@ async fn until_stop(server: &mut Server, stop: &mut Stop, other: &mut Other) -> 
                 );
                 return Some(grace);
             }
-            name = other.next() => match name {
-                "SIGHUP" => reload(server),
-                "SIGUSR2" => {
-                    let grace = server.grace();
-                    if upgrade(server).await {
+            name = other.next() => match (name, &mut upgrade) {
+                ("SIGHUP", None) => reload(server),
+                ("SIGHUP", Some(upgrade)) => upgrade.is_followed_by_reload = true,
+                ("SIGUSR2", None) => upgrade = begin_upgrade(server).await,
+                ("SIGUSR2", Some(_)) => warn!("an upgrade is under way: this is no second one"),
+                _ => warn!(signal = name, "nothing happens on this signal"),
+            },
+            done = served(&mut upgrade) => {
+                let Some(Upgrade { counted, is_followed_by_reload, .. }) = upgrade.take() else {
+                    continue;
+                };
+                match done {
+                    Ok(successor) => {
+                        let grace = server.grace();
+                        leave_to(server, successor, &counted, is_followed_by_reload).await;
                         return Some(grace);
                     }
+                    Err(error) => {
+                        error!(%error, "not upgraded: this process goes on");
+                        server.go_on().await;
+                        if is_followed_by_reload {
+                            reload(server);
+                        }
+                    }
                 }
-                name => warn!(signal = name, "nothing happens on this signal"),
             },
             _ = sign_of_life => {
                 // A control plane that does not answer is what the watchdog is for.
@@ -129,6 +154,48 @@ async fn until_stop(server: &mut Server, stop: &mut Stop, other: &mut Other) -> 
     }
 }
 
+/// An upgrade under way.
+struct Upgrade {
+    attempt: Attempt,
+    /// What the new process was told is counted.
+    counted: Tally,
+    /// Whether somebody wants the configuration read again after it.
+    is_followed_by_reload: bool,
+}
+
+/// Waits until the new process serves or does not; for ever where there is none.
+async fn served(upgrade: &mut Option<Upgrade>) -> Result<Successor, UpgradeError> {
+    match upgrade {
+        Some(upgrade) => upgrade.attempt.done().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Lets another process begin to take over.
+async fn begin_upgrade(server: &Server) -> Option<Upgrade> {
+    info!("upgrading: the binary is started anew on the same sockets");
+    match server.begin_upgrade().await {
+        Ok((attempt, counted)) => Some(Upgrade { attempt, counted, is_followed_by_reload: false }),
+        Err(error) => {
+            error!(%error, "not upgraded: this process goes on");
+            server.go_on().await;
+            None
+        }
+    }
+}
+
+/// Another process serves: leaves everything to it.
+async fn leave_to(server: &mut Server, new: Successor, counted: &Tally, is_to_reload: bool) {
+    let pid = new.pid;
+    systemd::handed_to(pid);
+    server.leave_to(new, counted).await;
+    info!(pid, connections = server.connections(), "the new process serves: draining");
+    // It may have read the file before it was another one.
+    if let Some(pid) = Pid::from_raw(pid.cast_signed()).filter(|_| is_to_reload) {
+        let _ = kill_process(pid, rustix::process::Signal::HUP);
+    }
+}
+
 /// Has the configuration read and the access log opened again. What comes of it is told by the control plane, as an event.
 fn reload(server: &Server) {
     server.reopen_access_log();
@@ -138,21 +205,6 @@ fn reload(server: &Server) {
             let _ = control.reload().await;
             systemd::ready();
         });
-    }
-}
-
-/// Lets another process take over; whether it has.
-async fn upgrade(server: &mut Server) -> bool {
-    info!("upgrading: the binary is started anew on the same sockets");
-    match server.upgrade().await {
-        Ok(pid) => {
-            info!(pid, connections = server.connections(), "the new process serves: draining");
-            true
-        }
-        Err(error) => {
-            error!(%error, "not upgraded: this process goes on");
-            false
-        }
     }
 }
 

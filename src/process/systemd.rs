@@ -36,6 +36,11 @@ pub(super) fn ready() {
     tell(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
 }
 
+/// Another process serves; it is the one to watch. Said by this one too: its end must not come first.
+pub(super) fn handed_to(pid: u32) {
+    tell(&[NotifyState::MainPid(pid)]);
+}
+
 /// The configuration is being read again; [`ready`] follows.
 pub(super) fn reloading() {
     if let Ok(now) = NotifyState::monotonic_usec_now() {

@@ -30,8 +30,12 @@ fn compiled(conditions: &model::Match) -> Match {
     Match { sni: sni.clone(), alpn, tls: *tls, source: source.clone(), port: port.clone() }
 }
 
-/// The ports of a listener; none where the kernel chooses one, or clients come without any.
+/// The ports of a listener; none where the kernel chooses one, clients come without any, or a PROXY
+/// header may name any other: that of its destination counts then.
 fn ports(listener: &Listener) -> Vec<u16> {
+    if !listener.accept_proxy_protocol.is_empty() {
+        return Vec::new();
+    }
     let ports: Vec<u16> = listener
         .bind
         .iter()
@@ -86,6 +90,8 @@ pools: { app: { backends: [10.0.0.1:80] } }
             assert!(warning.starts_with(start), "{warning}");
         }
         assert_eq!(warned(&text.replace("0.0.0.0:443", "0.0.0.0:0")).len(), 3, "any port");
+        let proxied = "0.0.0.0:443\n    accept_proxy_protocol: [10.0.0.0/8]";
+        assert_eq!(warned(&text.replace("0.0.0.0:443", proxied)).len(), 3, "the header's port");
     }
 
     #[test]

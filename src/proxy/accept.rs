@@ -17,8 +17,9 @@ use tracing::{debug, error, warn};
 
 use super::connection::serve;
 use super::logged::log_refused;
-use super::worker::{Seated, Worker};
+use super::worker::{Seated, Stay, Worker};
 use crate::config::model::OverLimit;
+use crate::net::caught::caught;
 use crate::net::clock::Tick;
 use crate::net::listen::{AcceptError, Accepted, Watched, accept, close_queue};
 use crate::net::reactor::Reactor;
@@ -39,6 +40,8 @@ pub struct Socket {
     pub entrance: Arc<Entrance>,
     /// The socket.
     pub fd: Arc<OwnedFd>,
+    /// Whether somebody else keeps it open when this process ends, for whoever comes next.
+    pub is_lent: bool,
 }
 
 /// An accepted connection within its limits, on its way to the thread that will serve it.
@@ -57,6 +60,7 @@ pub struct Arrival {
 pub(super) struct Door {
     entrance: Arc<Entrance>,
     fd: Watched,
+    pub(super) is_lent: bool,
     appetite: Cell<Appetite>,
 }
 
@@ -99,8 +103,9 @@ struct Broken;
 
 impl Door {
     pub(super) fn open(reactor: &Rc<Reactor>, socket: Socket) -> io::Result<Self> {
-        let fd = Watched::new(reactor, socket.fd)?;
-        Ok(Self { entrance: socket.entrance, fd, appetite: Cell::new(Appetite::NONE) })
+        let Socket { entrance, fd, is_lent } = socket;
+        let fd = Watched::new(reactor, fd)?;
+        Ok(Self { entrance, fd, is_lent, appetite: Cell::new(Appetite::NONE) })
     }
 
     /// Accepts connections for ever.
@@ -109,7 +114,22 @@ impl Door {
     /// use any more, which is logged.
     pub(super) async fn accept_all(self: Rc<Self>, worker: Rc<Worker>) {
         let mut pressed = Pressed::default();
-        while let Ok(()) = self.accept_batch(&worker, &mut pressed).await {}
+        while let Err(panic) = caught(self.until_broken(&worker, &mut pressed)).await {
+            let name = Arc::clone(&self.entrance.listener().name);
+            error!(listener = %name, "accepting goes on in a moment: {panic}");
+            let engine = &worker.engine;
+            engine.deadlines.sleep_until(engine.clock, engine.clock.now() + PAUSE).await;
+        }
+    }
+
+    async fn until_broken(&self, worker: &Rc<Worker>, pressed: &mut Pressed) {
+        while let Ok(()) = self.accept_batch(worker, pressed).await {}
+    }
+
+    /// The socket, and where it leads to.
+    pub(super) fn socket(&self) -> Socket {
+        let (entrance, fd) = (Arc::clone(&self.entrance), Arc::clone(self.fd.socket()));
+        Socket { entrance, fd, is_lent: self.is_lent }
     }
 
     /// Whether it is at this socket.
@@ -122,18 +142,34 @@ impl Door {
         close_queue(&self.fd);
     }
 
-    /// Accepts what the kernel has queued, without waiting, before the socket is closed.
+    /// Accepts what the kernel has queued, without waiting, before the socket is closed. Those above the
+    /// listener's limit wait here, as they would have in the kernel; those above the limit of the
+    /// process, for which there may be no descriptors, are lost.
     pub(super) fn accept_rest(&self, worker: &Rc<Worker>) {
         let listener = Arc::clone(&self.entrance.listener());
-        while let Some(slots) = take_slots(worker, &listener) {
+        let mut rest = Vec::new();
+        while let Some(of_process) = worker.shared.slots.try_take() {
             let accepted = match accept(&self.fd) {
                 Ok(accepted) => accepted,
                 Err(AcceptError::Aborted) => continue,
-                Err(_) => return,
+                Err(_) => break,
             };
-            listener.counters.accept();
-            let (listener, seated) = (Arc::clone(&listener), worker.own_seat());
-            serve_here(worker, Arrival { accepted, listener, slots, seated });
+            match listener.slots.try_take() {
+                None if listener.over_limit == OverLimit::Close => {
+                    admit(worker, &listener, accepted, None);
+                }
+                Some(slot) if rest.is_empty() => {
+                    listener.counters.accept();
+                    let (listener, seated) = (Arc::clone(&listener), worker.own_seat());
+                    let slots = (slot, of_process);
+                    serve_here(worker, Arrival { accepted, listener, slots, seated });
+                }
+                _ => rest.push((accepted, of_process)),
+            }
+        }
+        if !rest.is_empty() {
+            debug!(listener = %listener.name, count = rest.len(), "the rest waits for slots");
+            tokio::task::spawn_local(serve_rest(worker.stay(), listener, rest));
         }
     }
 
@@ -183,6 +219,27 @@ impl Door {
         }
         self.appetite.set(appetite.after(appetite.tries(), false));
         Ok(())
+    }
+}
+
+/// Serves connections that were queued at a socket that is closed, as soon as their listener's limit
+/// lets them in; until all connections are ended.
+async fn serve_rest(stay: Stay, listener: Arc<Listener>, rest: Vec<(Accepted, Slot)>) {
+    let worker = stay.worker();
+    let mut end_all = worker.shared.end_all.subscribe();
+    for (accepted, of_process) in rest {
+        let slot = loop {
+            if let Some(slot) = listener.slots.try_take() {
+                break slot;
+            }
+            tokio::select! {
+                () = listener.slots.until_free() => {}
+                _ = end_all.wait_for(Option::is_some) => return,
+            }
+        };
+        listener.counters.accept();
+        let (listener, seated) = (Arc::clone(&listener), worker.own_seat());
+        serve_here(worker, Arrival { accepted, listener, slots: (slot, of_process), seated });
     }
 }
 

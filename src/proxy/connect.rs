@@ -19,7 +19,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tracing::debug;
 
@@ -31,7 +30,7 @@ use crate::net::clock::{Deadline, Tick};
 use crate::net::dial::{ConnectError, Dial, DialOptions};
 use crate::net::proxy_protocol::{self, Ends};
 use crate::net::stream::Stream;
-use crate::state::{Ending, Lease, Pool, Rotation, Spot, Wait};
+use crate::state::{Ending, Lease, Place, Pool, Rotation, Wait};
 
 /// Most bytes of a client that are read before it has a backend, but for one read.
 const READ_AHEAD_BYTES: usize = 16 * 1024;
@@ -138,13 +137,13 @@ enum Next {
     End(Ending),
 }
 
-/// What a connection without a backend waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum News {
-    /// Another rotation.
-    Rotation,
-    /// A freed slot.
-    Freed,
+/// A connection's place in the queue.
+struct Waiting {
+    place: Place,
+    /// Until when it keeps it.
+    until: Tick,
+    /// What is left of its deadline, which is no matter meanwhile.
+    rest: Tick,
 }
 
 /// All attempts of one connection.
@@ -152,13 +151,12 @@ struct Race<'a> {
     worker: &'a Worker,
     pool: &'a Pool,
     connection: &'a Connection,
+    /// Backends that attempts were made on. In a hot standby those that failed are tried again.
     tried: Tried,
-    /// Those that failed; the others that were tried were full.
-    failed: Tried,
     attempts: Option<Racing<'a>>,
     /// Attempts made so far.
     made: u32,
-    /// Its turn, once it has picked.
+    /// Its turn, once it has picked or queued: what strategies go by, and its ticket in the queue.
     turn: Option<u64>,
     /// What a backend is sent before what the client has sent.
     preface: Vec<u8>,
@@ -176,13 +174,12 @@ struct Race<'a> {
     row: u32,
     /// Until when it waits for actions; the deadline is no matter meanwhile.
     held_until: Option<Tick>,
-    /// Its place in the queue, and until when it keeps it; the deadline is no matter meanwhile.
-    spot: Option<(Spot, Tick)>,
-    /// Woken when the rotation changes, or when a slot is freed. Kept while it waits: its place in the
-    /// queue is the place in there.
-    changed: Option<(News, Pin<Box<OwnedNotified>>)>,
-    /// It was told of a freed slot, and has not taken one.
-    owes_wake: bool,
+    /// Its place in the queue, while it is there.
+    waiting: Option<Waiting>,
+    /// How much longer it may wait, once it has had a place in the queue: it has a right to it.
+    may_wait: Option<Tick>,
+    /// Woken when the rotation changes.
+    changed: Option<Pin<Box<OwnedNotified>>>,
 }
 
 impl<'a> Race<'a> {
@@ -192,7 +189,6 @@ impl<'a> Race<'a> {
             pool,
             connection,
             tried: Tried::default(),
-            failed: Tried::default(),
             attempts: None,
             made: 0,
             turn: None,
@@ -206,9 +202,9 @@ impl<'a> Race<'a> {
             failed_on: None,
             row: 0,
             held_until: None,
-            spot: None,
+            waiting: None,
+            may_wait: None,
             changed: None,
-            owes_wake: false,
         }
     }
 
@@ -303,7 +299,8 @@ impl<'a> Race<'a> {
             if rotation.is_empty() {
                 return exhausted(Ending::NoBackend, may_change);
             }
-            if self.made >= self.pool.connect.attempts || now >= self.ends_at {
+            let is_late = self.waiting.is_none() && now >= self.ends_at;
+            if self.made >= self.pool.connect.attempts || is_late {
                 return exhausted(last, may_change);
             }
             if self.must_queue() {
@@ -311,10 +308,7 @@ impl<'a> Race<'a> {
             }
             let lease = match self.next_lease(&rotation, now) {
                 Ok(lease) => lease,
-                Err(Ending::QueueFull) if self.pool.queue.is_some() => {
-                    self.tried = self.failed.clone();
-                    return Next::Queue;
-                }
+                Err(Ending::QueueFull) if self.pool.queue.is_some() => return Next::Queue,
                 Err(Ending::ConnectFailed) => return exhausted(last, may_change),
                 Err(ending) => return exhausted(ending, may_change),
             };
@@ -346,25 +340,47 @@ impl<'a> Race<'a> {
         }
     }
 
-    /// Whether others wait for a slot already, whose turn it is first.
+    /// Whether others wait for a slot already, and some perhaps for longer.
     fn must_queue(&self) -> bool {
-        self.pool.queue.is_some()
-            && self.made == 0
-            && self.spot.is_none()
-            && !self.pool.live.queue.is_empty()
+        self.pool.queue.is_some() && self.waiting.is_none() && !self.pool.live.queue.is_empty()
     }
 
-    /// Joins the queue, or stays in it.
+    /// The turn of this connection: one for all attempts, so that retries do not take the turns of
+    /// others, and a strategy goes on from where it began.
+    fn turn(&mut self) -> u64 {
+        *self.turn.get_or_insert_with(|| self.pool.live.next_turn())
+    }
+
+    /// Joins the queue, or stays in it after a look that brought no slot. Who was in it before comes
+    /// back to its place, whether the queue is full or not, for as long as it has not waited yet.
     fn queue(&mut self, now: Tick) -> Result<(), Ending> {
-        if self.spot.is_none() {
-            let Some((max, timeout)) = self.pool.queue else { return Err(Ending::QueueFull) };
-            let live = &self.pool.live;
-            let spot = live.queue.join(max, &live.counters).ok_or(Ending::QueueFull)?;
-            self.spot = Some((spot, now + timeout));
+        match &self.waiting {
+            Some(waiting) => waiting.place.looked_in_vain(!self.tried.is_empty()),
+            None => {
+                let Some((max, timeout)) = self.pool.queue else { return Err(Ending::QueueFull) };
+                let most = self.may_wait.map_or(usize::try_from(max).ok(), |_| None);
+                let (ticket, live) = (self.turn(), &self.pool.live);
+                let place = live.queue.join(ticket, most.unwrap_or(usize::MAX), &live.counters);
+                let rest = match self.made {
+                    0 => self.pool.connect.deadline,
+                    _ => self.ends_at.saturating_sub(now),
+                };
+                self.waiting = Some(Waiting {
+                    place: place.ok_or(Ending::QueueFull)?,
+                    until: now + self.may_wait.unwrap_or(timeout),
+                    rest,
+                });
+            }
         }
-        // With nothing sent, an end says that the client has left.
-        let has_left = self.client_has_ended && self.unread.is_empty();
-        if has_left { Err(Ending::ClientClosed) } else { Ok(()) }
+        Ok(())
+    }
+
+    /// Leaves the queue, if it is there; the deadline goes on.
+    fn leave_queue(&mut self, now: Tick) -> Option<Place> {
+        let Waiting { place, until, rest } = self.waiting.take()?;
+        self.may_wait = Some(until.saturating_sub(now));
+        self.ends_at = now + rest;
+        Some(place)
     }
 
     /// Takes note of the rotation that is in force: after a takeover attempts count anew, after actions
@@ -383,32 +399,35 @@ impl<'a> Race<'a> {
 
     /// A slot of a backend that this connection has not tried.
     fn next_lease(&mut self, rotation: &Rotation, now: Tick) -> Result<Lease, Ending> {
-        // One turn for all attempts: a strategy goes on from where it began, so that retries do not
-        // take the turns of other connections.
-        let turn = *self.turn.get_or_insert_with(|| self.pool.live.next_turn());
-        let random = self.worker.random();
-        let mut is_full = false;
+        let (turn, random) = (self.turn(), self.worker.random());
+        // Those that were tried or are full. What is full now need not be so at the next attempt.
+        let mut tried_or_full: Option<Tried> = None;
         loop {
+            let tried = tried_or_full.as_ref().unwrap_or(&self.tried);
             let request = Request {
                 source: self.connection.ip(),
                 turn,
                 random,
                 now_ms: u32::try_from(now & u64::from(u32::MAX)).unwrap_or(0),
-                tried: &self.tried,
+                tried,
             };
-            let Some(member) = rotation.pick(&request).or_else(|| rotation.reserve(&self.tried))
-            else {
+            let is_full = tried_or_full.is_some();
+            // Worse priorities are for what fails, not for what is full: that is waited for.
+            let reserve = || rotation.reserve(tried).filter(|_| !is_full || !self.tried.is_empty());
+            let Some(member) = rotation.pick(&request).or_else(reserve) else {
                 return Err(if is_full { Ending::QueueFull } else { Ending::ConnectFailed });
             };
-            self.tried.insert(member.backend.id);
-            if let Some(lease) = Lease::take(member) {
+            if let Some(lease) = Lease::take(member, now) {
+                self.tried.insert(member.backend.id);
                 return Ok(lease);
             }
-            if !is_full {
+            let tried_or_full = tried_or_full.get_or_insert_with(|| {
+                let mut all = self.tried.clone();
                 // All that are full at once, and not one by one with a pick for each.
-                rotation.full().for_each(|id| self.tried.insert(id));
-                is_full = true;
-            }
+                rotation.full().for_each(|id| all.insert(id));
+                all
+            });
+            tried_or_full.insert(member.backend.id);
         }
     }
 
@@ -448,7 +467,7 @@ impl<'a> Race<'a> {
                 return Poll::Ready(Ok(link));
             }
             if now >= self.waits_until() {
-                let is_held = self.held_until.is_some() || self.spot.is_some();
+                let is_held = self.held_until.is_some() || self.waiting.is_some();
                 let ending = if is_held { Ending::QueueTimeout } else { Ending::ConnectFailed };
                 return Poll::Ready(Err(ending));
             }
@@ -457,10 +476,20 @@ impl<'a> Race<'a> {
                 self.set_deadline(cx);
                 return Poll::Pending;
             }
+            if let Some(waiting) = &self.waiting {
+                // With nothing sent, an end says that the client has left.
+                if self.client_has_ended && self.unread.is_empty() {
+                    return Poll::Ready(Err(Ending::ClientClosed));
+                }
+                if waiting.place.poll_turn(cx).is_pending() {
+                    self.set_deadline(cx);
+                    return Poll::Pending;
+                }
+            }
             match self.next_attempt() {
                 Next::Attempt(attempt) => {
-                    self.leave_queue(now);
-                    (self.changed, self.owes_wake) = (None, false);
+                    self.leave_queue(now).into_iter().for_each(Place::take_slot);
+                    self.changed = None;
                     self.under_way().list.borrow_mut().push(attempt);
                 }
                 // Not now; when those under way have failed, it is tried again.
@@ -468,60 +497,37 @@ impl<'a> Race<'a> {
                     self.hedge_at = None;
                 }
                 Next::End(ending) => return Poll::Ready(Err(ending)),
-                Next::Wait(wait) if self.listens(News::Rotation) => {
-                    self.wait(wait, now, cx);
-                    return Poll::Pending;
-                }
-                Next::Queue => {
-                    self.queue(now)?;
-                    if self.listens(News::Freed) {
-                        self.set_deadline(cx);
+                // In the queue it is then asked whose turn it is.
+                Next::Queue => self.queue(now)?,
+                Next::Wait(wait) => {
+                    drop(self.leave_queue(now));
+                    if self.changed.is_some() {
+                        self.wait(wait, now, cx);
                         return Poll::Pending;
                     }
-                    self.listen(News::Freed, cx);
+                    // Listening first, then looking again, so that no change falls in between.
+                    self.listen(cx);
                 }
-                // Listening first, then looking again, so that no change falls in between.
-                Next::Wait(_) => self.listen(News::Rotation, cx),
             }
         }
     }
 
     /// Until when it may go on as it does.
     fn waits_until(&self) -> Tick {
-        let queued = self.spot.as_ref().map(|(_, until)| *until);
+        let queued = self.waiting.as_ref().map(|waiting| waiting.until);
         queued.or(self.held_until).unwrap_or(self.ends_at)
     }
 
-    /// It has a slot: the queue goes on without it, and the deadline begins.
-    fn leave_queue(&mut self, now: Tick) {
-        if self.spot.take().is_some() {
-            self.ends_at = now + self.pool.connect.deadline;
-        }
-    }
-
-    /// Asks to be woken when the rotation changes, or when a slot is freed.
-    fn listen(&mut self, news: News, cx: &mut Context<'_>) {
-        let to: &Arc<Notify> = match news {
-            News::Rotation => &self.pool.live.changed,
-            News::Freed => self.pool.live.queue.freed(),
-        };
-        self.owes_wake = false;
-        self.changed = Some((news, Box::pin(Arc::clone(to).notified_owned())));
+    /// Asks to be woken when the rotation changes.
+    fn listen(&mut self, cx: &mut Context<'_>) {
+        let changed = Arc::clone(&self.pool.live.changed);
+        self.changed = Some(Box::pin(changed.notified_owned()));
         self.hear(cx);
     }
 
-    fn listens(&self, to: News) -> bool {
-        self.changed.as_ref().is_some_and(|(news, _)| *news == to)
-    }
-
-    /// Takes note of what it was told, and stays where it is in the queue if that is nothing.
+    /// Takes note of what it was told.
     fn hear(&mut self, cx: &mut Context<'_>) {
-        if let Some((news, changed)) = &mut self.changed
-            && changed.as_mut().poll(cx).is_ready()
-        {
-            self.owes_wake |= *news == News::Freed;
-            self.changed = None;
-        }
+        self.changed.take_if(|changed| changed.as_mut().poll(cx).is_ready());
     }
 
     /// Waits for another rotation, within bounds of time.
@@ -640,9 +646,6 @@ impl<'a> Race<'a> {
             self.failed_on = Some(backend.id);
             self.row += 1;
         }
-        if !self.pool.is_hot_standby {
-            self.failed.insert(backend.id);
-        }
         if let Some(trouble) = judge::trouble(error) {
             // A refusal tells of this moment, a timeout of the one when the attempt began.
             let now = self.worker.engine.clock.exact();
@@ -671,10 +674,6 @@ fn exhausted(ending: Ending, may_change: bool) -> Next {
 
 impl Drop for Race<'_> {
     fn drop(&mut self) {
-        // The slot it was told of is the next one's.
-        if self.owes_wake {
-            self.pool.live.queue.wake_one();
-        }
         if let Some(attempts) = &self.attempts {
             attempts.list.take().into_iter().for_each(|attempt| attempt.dial.abandon());
         }

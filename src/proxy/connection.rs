@@ -241,7 +241,7 @@ impl Entered {
         match stop {
             Stop::Closed(_) => self.served(),
             Stop::Reset(Side::Backend) if self.meter.bytes_out() == 0 => {
-                self.failed(Trouble::Reset);
+                self.failed(Trouble::Reset, self.start);
             }
             _ => {}
         }
@@ -255,12 +255,13 @@ impl Entered {
         }
     }
 
-    fn failed(&self, trouble: Trouble) {
+    /// What it did that began `at` this time was a failure.
+    fn failed(&self, trouble: Trouble, at: Tick) {
         if let (false, Some(lease), Some(pool)) =
             (self.is_judged.replace(true), &*self.lease.borrow(), self.pool())
         {
             // The clock that says when it began may be a little behind.
-            judge::failed(self.worker(), pool, lease, (trouble, self.start + GRAIN, 0));
+            judge::failed(self.worker(), pool, lease, (trouble, at + GRAIN, 0));
         }
     }
 }
@@ -276,7 +277,8 @@ impl Watch for Entered {
     }
 
     fn silent(&self, ms: Tick) {
-        self.failed(Trouble::NoFirstByte(ms));
+        let now = self.worker().engine.clock.now();
+        self.failed(Trouble::NoFirstByte(ms), now.saturating_sub(ms));
     }
 }
 

@@ -20,7 +20,8 @@ use super::accept::{Arrival, Door, Socket, serve_here};
 use super::connect::Attempts;
 use super::connection::Connection;
 use crate::log::access::Recorder;
-use crate::net::clock::Clock;
+use crate::net::caught::caught;
+use crate::net::clock::{Clock, Tick};
 use crate::net::dial::EphemeralPorts;
 use crate::net::drive::drive;
 use crate::net::reactor::Reactor;
@@ -106,10 +107,15 @@ impl Fleet {
         }
     }
 
-    /// Gives an order to the thread of this index, if it is still there.
+    /// Gives an order to the thread of this index; if it has ended, to the next one that has not, which
+    /// looks after its sockets.
     pub fn tell(&self, thread: usize, order: Order) {
-        if let Some(seat) = self.0.get(thread) {
-            let _ = seat.orders.send(order);
+        let mut order = order;
+        for index in 0..self.0.len() {
+            match self.0[(thread + index) % self.0.len()].orders.send(order) {
+                Ok(()) => return,
+                Err(unsent) => order = unsent.0,
+            }
         }
     }
 
@@ -168,6 +174,8 @@ pub(super) struct Worker {
     entered: Cell<u64>,
     /// The attempts of connections that wait for a backend.
     races: RefCell<Slab<Rc<Attempts>>>,
+    /// Tasks that will bring further connections.
+    staying: Cell<usize>,
     /// No connection is accepted any more.
     is_draining: Cell<bool>,
     /// Told when, after that, the last connection has ended.
@@ -234,11 +242,13 @@ impl Worker {
                 self.races.borrow().iter().for_each(|(_, attempts)| attempts.fence(*backend));
             }
             Notice::End { which, reason } => self.end(which, *reason),
-            Notice::List(to) => {
-                let all: Vec<Open> =
-                    self.connections.borrow().iter().map(|(_, c)| c.describe()).collect();
+            Notice::List { of, to } => {
+                let is_meant = |c: &Connection| of.is_none() || c.backend() == *of;
+                let all = self.connections.borrow();
+                let meant: Vec<Open> =
+                    all.iter().filter(|(_, c)| is_meant(c)).map(|(_, c)| c.describe()).collect();
                 // Who has asked may have gone.
-                let _ = to.send(all);
+                let _ = to.send(meant);
             }
         }
     }
@@ -261,7 +271,13 @@ impl Worker {
     }
 
     fn is_empty(&self) -> bool {
-        self.connections.borrow().is_empty()
+        self.connections.borrow().is_empty() && self.staying.get() == 0
+    }
+
+    /// Keeps the thread from ending until the guard is dropped.
+    pub(super) fn stay(self: &Rc<Self>) -> Stay {
+        self.staying.set(self.staying.get() + 1);
+        Stay(Rc::clone(self))
     }
 
     fn end_all(&self, reason: Ending) {
@@ -325,6 +341,23 @@ impl Drop for Entered {
         if connections.is_empty() && self.worker.is_draining.get() {
             self.worker.empty.notify_one();
         }
+    }
+}
+
+/// "The thread does not end": further connections will come.
+#[derive(Debug)]
+pub(super) struct Stay(Rc<Worker>);
+
+impl Stay {
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.0
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.0.staying.set(self.0.staying.get() - 1);
+        self.0.empty.notify_one();
     }
 }
 
@@ -397,6 +430,7 @@ pub fn start(
             connections: RefCell::default(),
             entered: Cell::new(0),
             races: RefCell::default(),
+            staying: Cell::new(0),
             is_draining: Cell::new(false),
             empty: Notify::new(),
         });
@@ -406,11 +440,28 @@ pub fn start(
     when_started.recv().map_err(|_| io::Error::other("the thread ended at once"))?
 }
 
-async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
-    let Inbox { mut orders, mut notices } = inbox;
+/// Rest after a panic, in milliseconds: a bug that strikes each time may not take a core.
+const REST: Tick = 500;
+
+async fn run(worker: Rc<Worker>, mut inbox: Inbox, doors: Vec<Door>) {
     let mut porter = Porter { worker: Rc::clone(&worker), doors: Vec::new() };
     doors.into_iter().for_each(|door| porter.attend(Rc::new(door)));
     let mut end_all = worker.shared.end_all.subscribe();
+    while let Err(panic) = caught(heed(&worker, &mut inbox, &mut end_all, &mut porter)).await {
+        error!(worker = worker.index, "the thread goes on in a moment: {panic}");
+        let engine = &worker.engine;
+        engine.deadlines.sleep_until(engine.clock, engine.clock.now() + REST).await;
+    }
+    debug!(worker = worker.index, "worker has stopped");
+}
+
+/// Does what the thread is told until it is to stop.
+async fn heed(
+    worker: &Rc<Worker>,
+    Inbox { orders, notices }: &mut Inbox,
+    end_all: &mut watch::Receiver<Option<Ending>>,
+    porter: &mut Porter,
+) {
     loop {
         if worker.is_draining.get() && worker.is_empty() {
             // Whoever hands a connection over from now on keeps it; those on their way are served.
@@ -421,10 +472,11 @@ async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
         }
         tokio::select! {
             order = orders.recv(), if !orders.is_closed() || !orders.is_empty() => match order {
-                Some(Order::Adopt(arrival)) => serve_here(&worker, *arrival),
+                Some(Order::Adopt(arrival)) => serve_here(worker, *arrival),
                 Some(Order::Drain) => {
                     worker.is_draining.set(true);
-                    porter.close(|_| true).await;
+                    porter.close(|door| !door.is_lent).await;
+                    porter.leave().await;
                 }
                 Some(Order::Leave) => {
                     worker.is_draining.set(true);
@@ -444,7 +496,6 @@ async fn run(worker: Rc<Worker>, inbox: Inbox, doors: Vec<Door>) {
             () = worker.empty.notified() => {}
         }
     }
-    debug!(worker = worker.index, "worker has stopped");
 }
 
 /// Looks after the doors of a thread.
@@ -456,8 +507,8 @@ struct Porter {
 impl Porter {
     /// Begins to accept at a door.
     fn attend(&mut self, door: Rc<Door>) {
-        let accepting = Rc::clone(&door).accept_all(Rc::clone(&self.worker));
-        self.doors.push((door, tokio::task::spawn_local(accepting)));
+        let accepting = accepting(&self.worker, &door);
+        self.doors.push((door, accepting));
     }
 
     fn open(&mut self, socket: Socket) {
@@ -487,10 +538,37 @@ impl Porter {
 
     /// Begins anew to wait at each door.
     async fn renew(&mut self) {
-        for (door, task) in std::mem::take(&mut self.doors) {
+        for (door, task) in &mut self.doors {
             task.abort();
-            let _ = task.await;
-            self.attend(door);
+            let _ = (&mut *task).await;
+            *task = accepting(&self.worker, door);
         }
     }
 }
+
+fn accepting(worker: &Rc<Worker>, door: &Rc<Door>) -> JoinHandle<()> {
+    tokio::task::spawn_local(Rc::clone(door).accept_all(Rc::clone(worker)))
+}
+
+impl Drop for Porter {
+    /// A thread that dies of a bug leaves its sockets to another one: the kernel would go on giving them
+    /// their share of the connections, and nobody would accept those.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let (index, fleet) = (self.worker.index, &self.worker.shared.fleet);
+        error!(
+            worker = index,
+            sockets = self.doors.len(),
+            "a bug: this thread ends by a panic; \
+            another one accepts in its place"
+        );
+        for (door, _) in self.doors.drain(..) {
+            fleet.tell(index + 1, Order::Open(door.socket()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,13 +2,14 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use super::counters::BackendCounters;
 use super::queue::Queue;
 use super::streak::{BySecond, Streak};
 use crate::balance::Load;
 use crate::net::addr::Address;
+use crate::net::clock::Tick;
 use crate::net::relay::Totals;
 
 /// One worker node of a pool.
@@ -65,6 +66,10 @@ pub struct Member {
     pub trial: Option<Arc<Trial>>,
 }
 
+/// Milliseconds after which another connection may be the trial too, because one whose client says
+/// nothing decides nothing.
+const UNDECIDED_AFTER: Tick = 1000;
+
 /// The trial of a backend whose ejection is over: what becomes of a connection decides.
 #[derive(Debug)]
 pub struct Trial {
@@ -72,15 +77,15 @@ pub struct Trial {
     pub number: u64,
     /// Whether it is one connection at a time.
     is_limited: bool,
-    /// Whether a connection is at it.
-    is_taken: AtomicBool,
+    /// Since when a connection is at it, and 1 more; 0: none is.
+    taken: AtomicU64,
 }
 
 impl Trial {
     /// The trial of this number; `is_limited` to one connection at a time.
     #[must_use]
     pub fn new(number: u64, is_limited: bool) -> Self {
-        Self { number, is_limited, is_taken: AtomicBool::new(false) }
+        Self { number, is_limited, taken: AtomicU64::new(0) }
     }
 
     /// Whether it is the trial of this number and kind.
@@ -89,8 +94,15 @@ impl Trial {
         self.number == number && self.is_limited == is_limited
     }
 
-    fn take(&self) -> bool {
-        !self.is_limited || !self.is_taken.swap(true, Relaxed)
+    fn take(&self, now: Tick) -> bool {
+        let taken = self.taken.load(Relaxed);
+        let is_free = taken == 0 || now >= taken + UNDECIDED_AFTER;
+        let swap = || self.taken.compare_exchange(taken, now + 1, Relaxed, Relaxed);
+        !self.is_limited || (is_free && swap().is_ok())
+    }
+
+    fn give_back(&self) {
+        self.taken.store(0, SeqCst);
     }
 }
 
@@ -103,20 +115,26 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Takes a slot of `member`; `None` when its `max_connections` are taken, or another connection
+    /// Takes a slot of `member` at this time; `None` when its `max_connections` are taken, or another connection
     /// is its trial. At no moment are more taken.
     #[must_use]
-    pub fn take(member: &Member) -> Option<Self> {
+    pub fn take(member: &Member, now: Tick) -> Option<Self> {
         let Member { backend, max_connections, trial, .. } = member;
-        if trial.as_ref().is_some_and(|trial| !trial.take()) {
+        // Looked at first, so that a trial of a full backend is taken only in a race.
+        let is_full = max_connections.is_some_and(|limit| backend.load.open() >= limit.get());
+        if is_full || trial.as_ref().is_some_and(|trial| !trial.take(now)) {
+            return None;
+        }
+        let has_slot = backend.load.take(*max_connections);
+        if !has_slot {
+            if let Some(trial) = trial {
+                // Who saw it taken meanwhile may wait for it.
+                trial.give_back();
+                backend.queue.slot_freed();
+            }
             return None;
         }
         // From here on a trial that was taken is given back by the guard.
-        let has_slot = backend.load.take(*max_connections);
-        if !has_slot {
-            trial.iter().for_each(|trial| trial.is_taken.store(false, Relaxed));
-            return None;
-        }
         Some(Self { backend: Arc::clone(backend), trial: trial.clone() })
     }
 
@@ -135,11 +153,12 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        // Free first, told of then: see the queue.
         self.backend.load.give_back();
-        self.backend.queue.wake_one();
         if let Some(trial) = &self.trial {
-            trial.is_taken.store(false, Relaxed);
+            trial.give_back();
         }
+        self.backend.queue.slot_freed();
     }
 }
 
@@ -160,27 +179,37 @@ mod tests {
     #[test]
     fn one_connection_at_a_time_is_the_trial() {
         let member = member(None, Some(Trial::new(7, true)));
-        let lease = Lease::take(&member).unwrap();
+        let lease = Lease::take(&member, 5).unwrap();
         assert_eq!(lease.trial(), Some(7));
-        assert!(Lease::take(&member).is_none());
+        assert!(Lease::take(&member, 5).is_none());
         drop(lease);
-        assert!(Lease::take(&member).is_some());
+        assert!(Lease::take(&member, 5).is_some());
+    }
+
+    #[test]
+    fn a_trial_that_stays_undecided_is_another_ones_too() {
+        let member = member(None, Some(Trial::new(7, true)));
+        let silent = Lease::take(&member, 5).unwrap();
+        assert!(Lease::take(&member, 1005).is_none());
+        let second = Lease::take(&member, 1006).unwrap();
+        assert_eq!((silent.trial(), second.trial()), (Some(7), Some(7)));
+        assert!(Lease::take(&member, 1006).is_none(), "it begins anew");
     }
 
     #[test]
     fn a_full_backend_keeps_its_trial_free() {
         let mut member = member(Some(1), None);
-        let busy = Lease::take(&member).unwrap();
+        let busy = Lease::take(&member, 5).unwrap();
         member.trial = Some(Arc::new(Trial::new(7, true)));
-        assert!(Lease::take(&member).is_none());
+        assert!(Lease::take(&member, 5).is_none());
         drop(busy);
-        assert!(Lease::take(&member).is_some());
+        assert!(Lease::take(&member, 5).is_some());
     }
 
     #[test]
     fn in_panic_every_connection_may_be_the_trial() {
         let member = member(None, Some(Trial::new(7, false)));
-        let first = Lease::take(&member);
-        assert!(first.is_some() && Lease::take(&member).is_some());
+        let first = Lease::take(&member, 5);
+        assert!(first.is_some() && Lease::take(&member, 5).is_some());
     }
 }

@@ -4,6 +4,7 @@
 //! adds. What one thread writes in one moment stands together; what different writers write stands
 //! on cache lines of its own, so that a check that passes does not slow a connection that ends.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -86,6 +87,10 @@ pub const ACTION_EVENTS: [&str; 5] = ["evict", "reinstate", "takeover", "pool_do
 /// What became of a recovery action: label values, each at the place where it is counted.
 pub const ACTION_RESULTS: [&str; 4] = ["success", "failure", "timeout", "suppressed"];
 
+/// Shown every number that only grows, each with a word that means the same in every version: by it
+/// another process knows what to add to what.
+pub type Visit<'a> = dyn FnMut(fmt::Arguments<'_>, &AtomicU64) + 'a;
+
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -109,6 +114,14 @@ pub struct ListenerCounters {
     accepted: Accepted,
     ended: [Counter; Ending::ALL.len()],
     duration: Histogram,
+    elsewhere: Elsewhere,
+}
+
+/// How much of that another process has counted: its open connections are not open here.
+#[derive(Debug, Default)]
+struct Elsewhere {
+    accepted: AtomicU64,
+    ended: AtomicU64,
 }
 
 /// On a line of its own: written by whoever accepts, while others end connections.
@@ -122,6 +135,7 @@ impl Default for ListenerCounters {
             accepted: Accepted::default(),
             ended: Default::default(),
             duration: Histogram::new(DURATION_BOUNDS),
+            elsewhere: Elsewhere::default(),
         }
     }
 }
@@ -150,12 +164,29 @@ impl ListenerCounters {
         self.ended[ending as usize].get()
     }
 
-    /// Connections that are open: accepted and not ended. Never negative: the two are read at
-    /// slightly different moments, the smaller one first.
+    /// Connections that are open in this process: accepted here and not ended. Never negative: the two
+    /// are read at slightly different moments, the smaller one first.
     #[must_use]
     pub fn active(&self) -> u64 {
         let ended: u64 = self.ended.iter().map(Counter::get).sum();
-        self.accepted().saturating_sub(ended)
+        let (accepted, elsewhere) = (self.accepted(), &self.elsewhere);
+        let theirs = elsewhere.accepted.load(Relaxed);
+        (accepted + elsewhere.ended.load(Relaxed)).saturating_sub(ended + theirs)
+    }
+
+    /// Notes that so many of those accepted and of those ended were added from another process.
+    pub fn count_elsewhere(&self, accepted: u64, ended: u64) {
+        self.elsewhere.accepted.fetch_add(accepted, Relaxed);
+        self.elsewhere.ended.fetch_add(ended, Relaxed);
+    }
+
+    /// Shows everything that only grows.
+    pub fn each(&self, visit: &mut Visit<'_>) {
+        visit(format_args!("accepted"), &self.accepted.0.0);
+        for (ending, counter) in Ending::ALL.into_iter().zip(&self.ended) {
+            visit(format_args!("ended.{}", ending.as_str()), &counter.0);
+        }
+        self.duration.each("duration", visit);
     }
 
     /// How long those that ended have lasted.
@@ -234,6 +265,21 @@ impl BackendCounters {
     /// Checks by result, in the order of [`CheckResult::ALL`].
     pub fn checks(&self) -> impl Iterator<Item = u64> {
         self.control.checks.iter().map(Counter::get)
+    }
+
+    /// Shows everything that only grows.
+    pub fn each(&self, visit: &mut Visit<'_>) {
+        for (reason, counter) in CONNECT_FAILURES.into_iter().zip(&self.data.failures) {
+            visit(format_args!("failed.{reason}"), &counter.0);
+        }
+        let BackendControl { evictions, reinstatements, checks } = &self.control;
+        for (place, cause) in CAUSES.into_iter().enumerate() {
+            visit(format_args!("evicted.{}", cause.as_str()), &evictions[place].0);
+            visit(format_args!("reinstated.{}", cause.as_str()), &reinstatements[place].0);
+        }
+        for (result, counter) in CheckResult::ALL.into_iter().zip(checks) {
+            visit(format_args!("checked.{}", result.as_str()), &counter.0);
+        }
     }
 }
 
@@ -326,6 +372,20 @@ impl PoolCounters {
             results.map(move |(result, counter)| (event, result, counter.get()))
         })
     }
+
+    /// Shows everything that only grows.
+    pub fn each(&self, visit: &mut Visit<'_>) {
+        self.connect.each("connect", visit);
+        self.checks.each("check", visit);
+        self.takeover.each("takeover", visit);
+        visit(format_args!("retries"), &self.retries.0.0);
+        visit(format_args!("takeovers"), &self.takeovers.0);
+        for (event, results) in ACTION_EVENTS.into_iter().zip(&self.actions) {
+            for (result, counter) in ACTION_RESULTS.into_iter().zip(results) {
+                visit(format_args!("action.{event}.{result}"), &counter.0);
+            }
+        }
+    }
 }
 
 /// "This connection waits"; dropping it ends that.
@@ -360,6 +420,13 @@ impl ProcessCounters {
     #[must_use]
     pub fn last_configured(&self) -> u64 {
         self.last_reload.load(Relaxed)
+    }
+
+    /// Shows everything that only grows.
+    pub fn each(&self, visit: &mut Visit<'_>) {
+        visit(format_args!("reloads"), &self.reloads.0);
+        visit(format_args!("failed_reloads"), &self.failed_reloads.0);
+        visit(format_args!("access_lines_dropped"), &self.access_lines_dropped.0);
     }
 }
 
@@ -412,6 +479,22 @@ mod tests {
         assert_eq!((counters.accepted(), counters.active()), (3, 1));
         assert_eq!(counters.ended(Ending::NoBackend), 1);
         assert_eq!(counters.duration().count(), 2);
+    }
+
+    #[test]
+    fn what_is_open_elsewhere_is_not_open_here() {
+        let counters = ListenerCounters::default();
+        counters.accept();
+        counters.each(&mut |word, cell| {
+            let given = match word.to_string().as_str() {
+                "accepted" => 10,
+                "ended.client_closed" => 7,
+                _ => 0,
+            };
+            cell.fetch_add(given, Relaxed);
+        });
+        counters.count_elsewhere(10, 7);
+        assert_eq!((counters.accepted(), counters.active()), (11, 1));
     }
 
     #[test]

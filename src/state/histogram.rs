@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::counters::Visit;
+
 /// Most bounds of a histogram.
 const MOST: usize = 16;
 
@@ -44,6 +46,15 @@ impl Histogram {
     #[must_use]
     pub fn sum_micros(&self) -> u64 {
         self.sum.load(Relaxed)
+    }
+
+    /// Shows everything that grows, each as a word that begins with `name`.
+    pub fn each(&self, name: &str, visit: &mut Visit<'_>) {
+        for (bound, count) in self.bounds.iter().zip(&self.counts) {
+            visit(format_args!("{name}.{bound}"), count);
+        }
+        visit(format_args!("{name}.above"), &self.counts[self.bounds.len()]);
+        visit(format_args!("{name}.sum"), &self.sum);
     }
 
     /// Each bound in microseconds with how many were at most that long.

@@ -25,7 +25,7 @@ pub use ending::Ending;
 pub use histogram::Histogram;
 pub use notice::{Ack, Notice, Open, Report, Reporter, Threads, Which};
 pub use pool::{Asked, ConnectPolicy, Detection, Live, Met, Pool, Rotation, Wait};
-pub use queue::{Queue, Spot};
+pub use queue::{Place, Queue};
 pub use slots::{Slot, Slots};
 pub use snapshot::{Entrance, Listener, Snapshot};
 pub use streak::{BySecond, Streak};

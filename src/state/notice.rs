@@ -90,7 +90,12 @@ pub enum Notice {
         reason: Ending,
     },
     /// Say which connections are open.
-    List(mpsc::UnboundedSender<Vec<Open>>),
+    List {
+        /// Of this backend, by its id; `None`: of all.
+        of: Option<u32>,
+        /// Where to.
+        to: mpsc::UnboundedSender<Vec<Open>>,
+    },
 }
 
 /// Which connections.

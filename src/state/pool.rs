@@ -307,7 +307,7 @@ impl Live {
     pub fn publish(&self, rotation: Arc<Rotation>) {
         self.rotation.store(rotation);
         self.changed.notify_waiters();
-        self.queue.wake_all();
+        self.queue.all_changed();
     }
 
     /// Notes that a report about the pool is being made: whoever waits for what follows from it may

@@ -1,13 +1,14 @@
 //! How many connections one source may have, and how many it may open in a second.
 //!
-//! The one lock of the data path: a table of sources in shards, each under a mutex that is held for a
-//! look-up and never over an `.await`. Entered only where a listener has such a limit.
+//! One of two locks of the data path, beside the queue's: a table of sources in shards,
+//! each under a mutex that is held for a look-up and never over an `.await`. Entered only where a
+//! listener has such a limit.
 //!
 //! A source is an IPv4 address or the /64 of an IPv6 address, which is what one host usually has to
 //! itself (RFC 6177): it could come from another address each time. A client of a unix socket has no
 //! source and no such limits.
 
-#![allow(clippy::disallowed_types, reason = "the one lock of the data path; see above")]
+#![allow(clippy::disallowed_types, reason = "one of two locks of the data path; see above")]
 
 mod table;
 

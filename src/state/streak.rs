@@ -1,36 +1,41 @@
 //! What the data path notes of misbehaviour: failures in a row, and what happened in which second.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use crate::net::clock::Tick;
 
 /// Connections of a backend that failed in a row.
 ///
-/// Written on failure, and by the first success after one: while all is well, only read. Threads that
-/// fail at the same moment may disagree on which was first by less than they are apart.
+/// Written on failure, and by the first success after one: while all is well, only read. The count (lower
+/// 24 bits) and when the first of them failed (the upper 40, which last for 34 years) are one word, so that they
+/// belong together. After 16,777,215 failures a new row begins.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub struct Streak {
-    count: AtomicU32,
-    /// When the first of them failed.
-    first: AtomicU64,
-}
+pub struct Streak(AtomicU64);
+
+const COUNT_BITS: u32 = 24;
+const MOST: u64 = (1 << COUNT_BITS) - 1;
 
 impl Streak {
     /// One more has failed `at` this time: how many that makes, and when the first was.
     pub fn fail(&self, at: Tick) -> (u32, Tick) {
+        let next = |word: u64| {
+            let (count, first) = (word & MOST, word >> COUNT_BITS);
+            let count = if count == MOST { 0 } else { count };
+            let first = if count == 0 { at } else { first.min(at) };
+            (first << COUNT_BITS) | (count + 1)
+        };
         // Who counts on sees what was noted before those it counts on.
-        let before = self.count.fetch_add(1, AcqRel);
-        if before == 0 {
-            self.first.store(at, Relaxed);
-        }
-        (before.saturating_add(1), self.first.load(Relaxed).min(at))
+        let before = self.0.fetch_update(AcqRel, Acquire, |word| Some(next(word)));
+        let word = next(before.unwrap_or_else(|word| word));
+        (u32::try_from(word & MOST).unwrap_or(u32::MAX), word >> COUNT_BITS)
     }
 
     /// A connection was served: the streak has ended.
     pub fn end(&self) {
-        if self.count.load(Relaxed) != 0 {
-            self.count.store(0, Relaxed);
+        if self.0.load(Relaxed) != 0 {
+            self.0.store(0, Relaxed);
         }
     }
 }
@@ -90,6 +95,13 @@ mod tests {
         assert_eq!(streak.fail(9), (2, 5));
         streak.end();
         assert_eq!(streak.fail(12), (1, 12));
+    }
+
+    #[test]
+    fn a_streak_that_never_ends_begins_anew_before_it_overflows() {
+        let streak = Streak(AtomicU64::new((7 << COUNT_BITS) | (MOST - 1)));
+        assert_eq!(streak.fail(9), (16_777_215, 7));
+        assert_eq!(streak.fail(10), (1, 10));
     }
 
     #[test]

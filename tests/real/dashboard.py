@@ -1,9 +1,10 @@
 """The dashboard in a headless Chromium, driven over WebDriver (W3C) with the standard library alone.
 
-    dashboard.py URL [--token TOKEN] [--expect TEXT [--within SECONDS]]
+    dashboard.py URL [--token TOKEN | --cancel] [--expect TEXT [--within SECONDS]]
                      [--do SCRIPT] [--shot FILE] [--size WIDTHxHEIGHT] [--dark]
 
-Opens the page, says LOADED once it is live, and waits for a line on standard input. With --expect it
+Opens the page, says LOADED once it is live (with --cancel: once it has asked for the token, was given
+none, and has left it at that for two seconds), and waits for a line on standard input. With --expect it
 then waits for the text to stand on the page and says SHOWN and the milliseconds. In the end it says
 what the console holds; anything there, or a text that does not come, is exit code 1.
 """
@@ -83,6 +84,7 @@ def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("url")
     arguments.add_argument("--token")
+    arguments.add_argument("--cancel", action="store_true")
     arguments.add_argument("--expect")
     arguments.add_argument("--within", type=float, default=2)
     arguments.add_argument("--do", dest="script")
@@ -108,7 +110,17 @@ def main():
             browser.call("POST", "/se/log", {"type": "browser"})
             browser.run("document.getElementById('token-value').value = arguments[0];"
                         "document.querySelector('#token .primary').click()", given.token)
-        if browser.until("return document.getElementById('link').textContent === 'live'", 30) is None:
+        if given.cancel:
+            if browser.until("return document.getElementById('token').open", 20) is None:
+                raise SystemExit("the page does not ask for the token")
+            browser.run("document.querySelector('#token button[value=no]').click()")
+            browser.call("POST", "/se/log", {"type": "browser"})
+            if browser.until("return document.getElementById('token').open", 2) is not None:
+                raise SystemExit("the page asks for the token again")
+            wanted = "token needed"
+        else:
+            wanted = "live"
+        if browser.until("return document.getElementById('link').textContent === arguments[0]", 30, wanted) is None:
             raise SystemExit("the page is not live: " + browser.run("return document.body.innerText"))
         print("LOADED", flush=True)
         sys.stdin.readline()

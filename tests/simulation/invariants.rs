@@ -34,8 +34,20 @@ pub(crate) struct Watch {
     pub(crate) holder: Option<Id>,
     pub(crate) is_pinned: bool,
     was_up: Option<bool>,
-    /// Who was out when the process ended, and who was active.
-    before_restart: (Vec<Id>, Option<Id>),
+    before_restart: Before,
+}
+
+/// How it was when the process ended.
+#[derive(Default)]
+struct Before {
+    /// Who was out.
+    out: Vec<Id>,
+    /// Who had the role and is to have it again, or for whom actions ran that are to run again.
+    role: Option<Role>,
+    /// Who had traffic.
+    served: Option<Id>,
+    /// Whether anybody had had the role, or had been tried for it.
+    is_known: bool,
 }
 
 impl Watch {
@@ -130,30 +142,53 @@ impl Watch {
     pub(crate) fn before_restart(world: &mut World) {
         let out = world.outside.iter().filter(|(_, o)| !o.naive.is_usable() && o.naive.is_resolved);
         let out = out.map(|(id, _)| *id).collect();
-        let active = world.controller.role.as_ref().and_then(|role| role.active());
+        let served = world.controller.role.as_ref().and_then(|role| role.active());
         // Who was not resolved is new after the restart, and may be the preferred one.
         let is_same = world.outside.values().all(|outside| outside.naive.is_resolved);
-        let active = active.filter(|id| is_same && is_usable(world, *id));
-        world.watch.before_restart = (out, active);
+        let role = world.role().filter(|role| match role {
+            Role::Active(id) | Role::Preparing(id) => is_same && is_usable(world, *id),
+            Role::Vacant => false,
+        });
+        let watch = &world.watch;
+        let is_known = watch.last.is_some()
+            || watch.prepared.is_some()
+            || world.controller.role.as_ref().is_some_and(|role| !role.barred().is_empty());
+        world.watch.before_restart = Before { out, role, served, is_known };
     }
 
-    /// Who was out is out, and the active role has not moved.
+    /// Who was out is out, the active role has not moved, and nobody has traffic whose actions
+    /// before it have not succeeded.
     pub(crate) fn after_restart(world: &mut World) {
-        let (out, active) = std::mem::take(&mut world.watch.before_restart);
+        let Before { out, role, served, is_known } =
+            std::mem::take(&mut world.watch.before_restart);
         for id in out {
             let state = world.controller.node(id).expect("it is there").health.state();
             assert!(!state.is_usable(), "{id} is back by a restart: {state:?}");
         }
-        if let Some(active) = active {
-            assert_eq!(world.role(), Some(Role::Active(active)), "a restart moved the active role");
+        if let Some(role) = role {
+            assert_eq!(world.role(), Some(role), "a restart moved the active role");
         }
+        let first = world.controller.first_active;
+        if world.controller.settings.failover.has_hooks && is_known && first.is_some() {
+            let last = world.watch.last.filter(|_| served.is_none());
+            let is_meant = first == served || (first == last && role.is_none());
+            assert!(is_meant, "{first:?} is active after a restart, {served:?} was");
+        }
+        let has_failed = !world.watch.failed_hooks.is_empty();
+        match (served, role) {
+            (Some(_), _) => world.count("restart, one active"),
+            (None, Some(_)) => world.count("restart, actions under way"),
+            (None, None) if has_failed => world.count("restart, actions failed"),
+            (None, None) => {}
+        }
+        let is_here = |id: &Id| world.outside.contains_key(id);
+        world.watch.last = first.or(world.watch.last.filter(is_here));
         let watch = &mut world.watch;
         watch.last_check.clear();
         watch.counts.clear();
         watch.shares.clear();
         (watch.prepared, watch.hook_ok, watch.was_up) = (None, false, None);
-        watch.last = world.controller.first_active;
-        watch.holder = watch.last;
+        watch.holder = first;
         watch.is_pinned = world.controller.role.as_ref().is_some_and(|role| role.is_pinned());
     }
 
@@ -333,7 +368,8 @@ fn nobody_wrong_in_rotation(world: &World) {
             naive.state == State::Ejected && naive.ejected.is_some_and(|e| e.is_on_trial);
         if !choice.is_panic {
             assert!(naive.is_usable() || is_trial, "{id} in rotation, {:?}", naive.state);
-            assert_eq!(chosen.is_limited, is_trial, "{id} gets one connection");
+            let is_alone = choice.chosen.iter().all(|chosen| chosen.trial.is_some());
+            assert_eq!(chosen.is_limited, is_trial && !is_alone, "{id} gets one connection");
         }
         assert_ne!(naive.told, Operator::Disabled);
     }

@@ -88,7 +88,7 @@ fn all_is_well_in_the_end(world: &mut World) {
 }
 
 /// What has to happen now and then for the promises to mean anything.
-const HAPPENS: [&str; 22] = [
+const HAPPENS: [&str; 25] = [
     "actions abandoned",
     "actions failed",
     "actions succeeded",
@@ -107,6 +107,9 @@ const HAPPENS: [&str; 22] = [
     "reinstated by others",
     "reinstated by trial",
     "restart",
+    "restart, actions failed",
+    "restart, actions under way",
+    "restart, one active",
     "role resumed",
     "takeover by eviction",
     "takeover by operator",

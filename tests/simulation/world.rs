@@ -151,6 +151,11 @@ impl World {
 
     /// One step of the world; the invariants are looked at after it.
     pub(crate) fn step(&mut self) {
+        if self.is_between() && !self.is_calm && self.rng.u32(0..8) == 0 {
+            self.restart();
+            self.heed();
+            Watch::look(self);
+        }
         match if self.is_calm { self.rng.u32(0..80) } else { self.rng.u32(0..100) } {
             0..45 => self.pass_time(),
             45..80 => self.connect(),
@@ -167,6 +172,17 @@ impl World {
         }
         self.heed();
         Watch::look(self);
+    }
+
+    /// Whether actions before traffic are under way, or have failed for all there are: moments that are
+    /// short and in which a restart is to be looked at.
+    fn is_between(&self) -> bool {
+        let Some(role) = &self.controller.role else { return false };
+        match role.role() {
+            Role::Preparing(_) => true,
+            Role::Vacant => !role.barred().is_empty(),
+            Role::Active(_) => false,
+        }
     }
 
     /// Until the next thing that happens by itself, or a moment without any.

@@ -158,3 +158,120 @@ fn what_is_measured_is_what_happened() {
     let sum = |key: &str| backends.iter().map(|b| b[key].as_u64().unwrap()).sum::<u64>();
     assert_eq!((sum("connections_total"), sum("bytes_in"), sum("bytes_out")), (10, 50, 80));
 }
+
+/// A pool of these three with a strategy, on one thread, so that nothing else moves a turn.
+fn three(strategy: &str, backends: &[TestBackend; 3]) -> Proxy {
+    let named = ["one", "two", "six"].into_iter().zip(backends);
+    let named = named.map(|(name, b)| {
+        let weight = if name == "two" { 2 } else { 1 };
+        format!(
+            "{{name: {name}, address: \"{}\", weight: {weight}, max_connections: 3}}",
+            b.address()
+        )
+    });
+    let keys = format!("strategy: {strategy}, queue: off");
+    Setup::to(named).pool(&keys).head(HEAD).threads(1).start()
+}
+
+#[test]
+fn what_is_explained_then_happens_with_every_strategy() {
+    for strategy in [
+        "round_robin",
+        "least_connections",
+        "random",
+        "power_of_two",
+        "least_latency",
+        "source_hash",
+        "first_available",
+        "hot_standby",
+    ] {
+        let backends = ["one", "two", "six"].map(TestBackend::named);
+        let proxy = three(strategy, &backends);
+        let admin = Admin::of(&proxy);
+        let mut open = Vec::new();
+        for round in 0..9 {
+            if round == 4 {
+                admin.post("/api/v1/pools/app/backends/two/drain", "{}").ok();
+            }
+            let said = admin.get("/api/v1/explain?listener=web&source=127.0.0.1").ok();
+            let again = admin.get("/api/v1/explain?listener=web&source=127.0.0.1").ok();
+            let candidates = said["candidates"].as_array().unwrap();
+            assert_eq!(candidates.len(), 3, "{said}");
+            let is_usable = |name: &str| {
+                let found = candidates.iter().find(|c| c["backend"] == name).unwrap();
+                found["usable"] == true
+            };
+            let client = proxy.client();
+            let (bytes, _) = match said["pick"].as_str() {
+                Some(_) => (client.receive(3), ()),
+                None => (client.receive_all().0, ()),
+            };
+            let served = String::from_utf8(bytes).unwrap();
+            if served.is_empty() {
+                assert!(said["pick"].is_null(), "{strategy}, round {round}: {said}");
+                assert!(candidates.iter().all(|c| c["usable"] == false), "{strategy}: {said}");
+                continue;
+            }
+            assert!(is_usable(&served), "{strategy}, round {round}: {served}, but {said}");
+            assert!(is_usable(said["pick"].as_str().unwrap()), "{strategy}: {said}");
+            // Two of them draw lots, for the question and for the connection anew.
+            if !matches!(strategy, "random" | "power_of_two") {
+                assert_eq!(said["pick"], again["pick"], "{strategy}: to ask moves nothing");
+                assert_eq!(said["pick"], served.as_str(), "{strategy}, round {round}: {said}");
+            }
+            open.push(client);
+        }
+        assert!(open.len() >= 3, "{strategy}: {}", open.len());
+    }
+}
+
+#[test]
+fn an_operator_moves_the_active_role() {
+    let backends = ["one", "two", "six"].map(TestBackend::named);
+    let proxy = three("hot_standby", &backends);
+    let admin = Admin::of(&proxy);
+    let greeted = || {
+        let client = proxy.client();
+        (String::from_utf8(client.receive(3)).unwrap(), client)
+    };
+    let (name, old) = greeted();
+    assert_eq!(name, "one");
+    let moved = admin.post("/api/v1/pools/app/failover", "{}").ok();
+    assert_eq!(moved["active"], "two", "the next one in order: {moved}");
+    // The answer means that it is done: nobody gets to the old one any more.
+    assert_eq!(greeted().0, "two");
+    let moved = admin.post("/api/v1/pools/app/failover", "{\"backend\": \"six\"}").ok();
+    assert_eq!(moved["active"], "six", "{moved}");
+    assert_eq!(greeted().0, "six");
+    // hot_standby's demotion is `close`, from its grace of two seconds on.
+    let (_, end) = old.receive_all();
+    assert_eq!(end, super::support::End::Fin);
+    eventually(PATIENCE, "it ended so", || proxy.reasons().contains_key("demoted"));
+    let events = admin.get("/api/v1/events").ok();
+    let takeovers: Vec<_> =
+        events.as_array().unwrap().iter().filter(|e| e["kind"] == "takeover").collect();
+    assert_eq!((&takeovers[0]["from"], &takeovers[0]["to"]), (&"one".into(), &"two".into()));
+    assert_eq!(
+        (&takeovers[0]["cause"], &takeovers[0]["backend"]),
+        (&"operator".into(), &"two".into())
+    );
+    assert_eq!(admin.metric("tidegate_takeovers_total", &[]) as usize, 2);
+    assert_eq!(admin.metric("tidegate_pool_active_backend", &["\"six\""]) as usize, 1);
+    assert_eq!(admin.metric("tidegate_pool_active_backend", &[]) as usize, 1);
+
+    let code = |body: &str| admin.post("/api/v1/pools/app/failover", body).code;
+    assert_eq!(code("{\"backend\": \"seven\"}"), 404);
+    admin.post("/api/v1/pools/app/backends/one/disable", "{}").ok();
+    let refused = admin.post("/api/v1/pools/app/failover", "{\"backend\": \"one\"}");
+    assert!(refused.code == 409 && refused.body.contains("enable it first"), "{refused:?}");
+    admin.post("/api/v1/pools/app/backends/two/drain", "{}").ok();
+    assert_eq!(code("{}"), 409, "nobody else is usable");
+    assert_eq!(greeted().0, "six");
+    let url = format!("http://{}", admin.address());
+    admin.post("/api/v1/pools/app/backends/one/enable", "{}").ok();
+    let told = tidegate(&["failover", "app", "one", "--admin", &url]);
+    assert!(told.code == 0 && told.stdout == "one is active in pool app\n", "{told:?}");
+    let told = tidegate(&["failover", "app", "onne", "--admin", &url]);
+    assert!(told.code == 1 && told.stderr.contains("did you mean \"one\"?"), "{told:?}");
+    assert_eq!(greeted().0, "one");
+}

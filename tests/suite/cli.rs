@@ -1,5 +1,6 @@
 //! The command line: exit codes, where files are looked for, what is printed.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -64,7 +65,7 @@ fn run_prints_the_same_problems_and_does_not_start() {
 fn without_a_file_it_says_where_it_looked() {
     for command in ["run", "check"] {
         let outcome = tidegate(&[command]);
-        if std::path::Path::new("/etc/tidegate/tidegate.yaml").exists() {
+        if Path::new("/etc/tidegate/tidegate.yaml").exists() {
             return skipped("there is a /etc/tidegate/tidegate.yaml on this machine");
         }
         assert_eq!(outcome.code, 2, "{outcome:?}");
@@ -289,4 +290,55 @@ fn the_example_of_the_suite_is_valid() {
     let file = Setup::to(["127.0.0.1:9"]).listener("timeouts: {idle: 1s}").file();
     let outcome = check(&file);
     assert_eq!(outcome.code, 0, "{file}{outcome:?}");
+}
+
+/// What is shipped gives no cause for a warning, but for descriptors, of which this machine may have
+/// few.
+#[test]
+fn check_has_no_warning_for_what_is_shipped() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+    let examples = std::fs::read_dir(root.join("examples")).unwrap();
+    let mut files: Vec<_> = examples.map(|entry| entry.unwrap().path()).collect();
+    files.push(root.join("tidegate.yaml"));
+    assert!(files.len() > 7, "{files:?}");
+    for file in files {
+        let outcome = tidegate_with(&["check", "-c", file.to_str().unwrap()], &[("HOST", "h")]);
+        let told = outcome.stderr.lines().filter(|line| !line.contains("file descriptors"));
+        assert_eq!((outcome.code, told.collect::<Vec<_>>()), (0, vec![]), "{}", file.display());
+    }
+}
+
+/// One warning of each kind that is worth one, as `check` prints them.
+#[test]
+fn check_warns_of_what_is_valid_and_suspicious() {
+    let outcome = check(
+        "\
+runtime: { max_connections: 4000000000 }
+listeners:
+  edge:
+    bind: 127.0.0.1:0
+    timeouts: { idle: 10s }
+    routes:
+      - { match: { sni: \"*.example.com\" }, pool: app }
+      - { match: { sni: \"*.api.example.com\" }, pool: app }
+      - { match: { tls: false, alpn: h2 }, pool: app }
+      - { pool: hash }
+pools:
+  app: { strategy: hot_standby, backends: [127.0.0.1:9] }
+  hash: { strategy: source_hash, backends: [127.0.0.1:9, 127.0.0.2:9] }
+",
+    );
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    let expected = [
+        "FILE:1:29: runtime.max_connections: warning: 4000000000 connections need more file",
+        "FILE:5:23: listeners.edge.timeouts.idle: warning: an idle connection is closed after",
+        "FILE:8:9: listeners.edge.routes[1]: warning: this route can never match: routes[0]",
+        "FILE:9:9: listeners.edge.routes[2]: warning: this route can never match: what is no TLS",
+        "FILE:10:17: listeners.edge.routes[3].pool: warning: pool \"hash\" has the strategy",
+        "FILE:12:43: pools.app.backends: warning: a hot standby with one backend has nobody",
+    ];
+    for (line, start) in outcome.stderr.lines().zip(expected) {
+        assert!(line.starts_with(start), "{start}\n{}", outcome.stderr);
+    }
+    assert_eq!(outcome.stderr.lines().count(), expected.len(), "{}", outcome.stderr);
 }

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::cli::{check, tidegate_with};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+use crate::support::cli::{check, tidegate, tidegate_with};
 use crate::support::setup::Scratch;
 
 /// A valid file; the cases below change one line of it.
@@ -264,6 +266,74 @@ fn broken_yaml_is_shown_with_its_place() {
         assert_eq!(outcome.code, 2, "{text:?}: {outcome:?}");
         assert!(outcome.stderr.starts_with("FILE:"), "{text:?}: {}", outcome.stderr);
     }
+}
+
+/// A FIFO that nobody has open.
+fn fifo(scratch: &Scratch) -> String {
+    let path = scratch.path().join("fifo");
+    let mode = Mode::RUSR | Mode::WUSR;
+    mknodat(CWD, &path, FileType::Fifo, mode, 0).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn files_and_folders_that_are_named_are_looked_at() {
+    let scratch = Scratch::new();
+    let (empty, fifo) = (scratch.write("empty", " \n"), fifo(&scratch));
+    let token = scratch.write("token", "secret\n");
+    let folder = scratch.path().display().to_string();
+    let (none, nowhere) = (format!("{folder}/none"), format!("{folder}/no/file"));
+    let admin = |path: &str| format!("admin: {{token_file: {path}}}\n{FILE}");
+    let state = |path: &str| format!("state_file: {path}\n{FILE}");
+    let access = |path: &str| format!("log: {{access: {path}}}\n{FILE}");
+    for (path, words) in [
+        (&none, "there is no file"),
+        (&empty, "the token is empty"),
+        (&folder, "a directory"),
+        (&fifo, "a FIFO"),
+        (&"/dev/null".to_owned(), "a device"),
+    ] {
+        expect_problem_in(&admin(path), "1:21: admin.token_file", &[words, path]);
+    }
+    for (path, words) in
+        [(&nowhere, "there is no directory"), (&folder, "a directory"), (&fifo, "a FIFO")]
+    {
+        expect_problem_in(&state(path), "1:13: state_file", &[words]);
+        expect_problem_in(&access(path), "1:15: log.access", &[words]);
+    }
+    let bind = |text: &str| FILE.replace("bind: 127.0.0.1:9511", &format!("bind: {text}"));
+    let alone = bind(&format!("unix:{nowhere}"));
+    expect_problem_in(&alone, "5:11: listeners.web.bind", &["there is no directory"]);
+    let listed = bind(&format!("[\"127.0.0.1:9511-9513\", \"unix:{folder}\"]"));
+    expect_problem_in(&listed, "5:35: listeners.web.bind[1]", &["is a directory"]);
+    let endpoint = format!("admin: {{bind: \"unix:{nowhere}\"}}\n{FILE}");
+    expect_problem_in(&endpoint, "1:15: admin.bind", &["there is no directory"]);
+    for good in [admin(&token), state(&none), access(&none), access("/dev/null")] {
+        expect_valid(&good);
+    }
+}
+
+#[test]
+fn a_start_says_of_files_what_check_says_and_waits_for_none() {
+    let scratch = Scratch::new();
+    let fifo = fifo(&scratch);
+    for key in ["admin: {token_file: PATH}", "state_file: PATH", "log: {access: PATH}"] {
+        let file = scratch.write("tidegate.yaml", key.replace("PATH", &fifo) + "\n" + FILE);
+        let outcome = tidegate(&["run", "-c", &file]);
+        assert_eq!(outcome.code, 2, "{outcome:?}");
+        assert!(outcome.stderr.starts_with(&format!("{file}:1:")), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("a FIFO"), "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn without_a_file_nothing_speaks_of_one_that_cannot_be_named() {
+    let backend = ["run", "--listen", "127.0.0.1:0", "--backend", "127.0.0.1:1"];
+    let outcome = tidegate(&[&backend[..], &["--admin-bind", "0.0.0.0:9909"]].concat());
+    assert_eq!(outcome.code, 2, "{outcome:?}");
+    assert!(outcome.stderr.contains("--admin-bind"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("127.0.0.1:9900"), "{}", outcome.stderr);
+    assert!(!outcome.stderr.contains("name a file"), "{}", outcome.stderr);
 }
 
 #[test]

@@ -1,20 +1,22 @@
 //! Stopping: what is open goes on for a while, nothing new comes in, and the exit code says 0.
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::support::admin::Admin;
 use crate::support::peer::Options;
 use crate::support::{
     End, PATIENCE, Pattern, Peer, Proxy, SLACK, Setup, TestBackend, at_once, eventually, ms,
     throughout,
 };
 
-/// Whether the listener takes a new connection and answers on it.
-fn is_open(proxy: &Proxy) -> bool {
-    let Ok(client) = Peer::connect_with(proxy.address(), Options::default()) else { return false };
-    client.socket().set_read_timeout(Some(ms(100))).unwrap();
-    client.try_send("x").is_ok() && client.try_read(&mut [0; 1]).is_ok_and(|count| count == 1)
+/// Whether a new client is told at once that nobody listens: one that hangs cannot go elsewhere.
+fn refuses(proxy: &Proxy) -> bool {
+    let refused = ErrorKind::ConnectionRefused;
+    let client = std::net::TcpStream::connect(proxy.address());
+    client.is_err_and(|error| error.kind() == refused)
 }
 
 #[test]
@@ -25,7 +27,7 @@ fn a_stop_waits_for_open_connections_and_takes_no_new_ones() {
         let client = proxy.client();
         client.expect_echo("before");
         proxy.signal(signal);
-        eventually(SLACK + ms(500), "new clients are refused", || !is_open(&proxy));
+        eventually(SLACK + ms(500), "new clients are refused", || refuses(&proxy));
         throughout(ms(300), "it runs on", || proxy.exit_status().is_none());
         client.expect_echo("after");
         client.fin();
@@ -48,6 +50,57 @@ fn clients_that_were_queued_when_the_stop_came_are_served() {
         drop(clients);
         assert_eq!(proxy.expect_exit(SLACK + ms(500)).code(), Some(0));
     }
+}
+
+#[test]
+fn while_it_stops_it_is_not_ready_and_lives() {
+    let backend = TestBackend::echo();
+    let proxy = Setup::to([backend.address()]).head("admin: {bind: \"127.0.0.1:0\"}").start();
+    let admin = Admin::of(&proxy);
+    let client = proxy.client();
+    client.expect_echo("before");
+    assert_eq!(admin.get("/readyz").code, 200);
+    proxy.signal(Signal::TERM);
+    eventually(PATIENCE, "it is not ready", || admin.get("/readyz").code == 503);
+    assert_eq!(admin.get("/livez").code, 200);
+    client.expect_echo("after");
+}
+
+#[test]
+fn fifty_that_queue_at_a_limit_when_the_stop_comes_are_served_one_after_the_other() {
+    let backend = TestBackend::echo();
+    let mut proxy = Setup::to([backend.address()]).listener("max_connections: 1").start();
+    let first = proxy.client();
+    first.expect_echo("first");
+    let queued: Vec<_> = (0..50).map(|_| proxy.client()).collect();
+    proxy.signal(Signal::TERM);
+    // At once: not by a connect that nobody answers.
+    eventually(PATIENCE, "new clients are refused", || {
+        Peer::connect_with(proxy.address(), Options::default())
+            .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    });
+    first.expect_echo("goes on");
+    drop(first);
+    at_once(50, |n| {
+        queued[n].expect_echo("here before the stop");
+        queued[n].fin();
+        queued[n].expect_end(End::Fin);
+    });
+    assert_eq!(proxy.expect_exit(PATIENCE).code(), Some(0));
+}
+
+#[test]
+fn what_waits_at_a_limit_ends_with_the_grace() {
+    let backend = TestBackend::echo();
+    let setup = Setup::to([backend.address()]).listener("max_connections: 1");
+    let mut proxy = setup.runtime("shutdown_grace: 300ms").start();
+    let first = proxy.client();
+    first.expect_echo("first");
+    let queued = proxy.client();
+    proxy.signal(Signal::TERM);
+    first.expect_end(End::Fin);
+    assert_eq!(proxy.expect_exit(PATIENCE).code(), Some(0));
+    let _ = queued.receive_all();
 }
 
 #[test]
@@ -130,7 +183,7 @@ fn a_second_signal_ends_it_at_once() {
         let client = proxy.client();
         client.expect_echo("hello");
         proxy.signal(Signal::TERM);
-        eventually(SLACK + ms(500), "new clients are refused", || !is_open(&proxy));
+        eventually(SLACK + ms(500), "new clients are refused", || refuses(&proxy));
         client.expect_echo("draining");
         proxy.signal(second);
         proxy.expect_exit(SLACK + ms(500));
@@ -158,6 +211,9 @@ fn a_killed_backend_resets_its_clients_and_the_rest_goes_on() {
     let proxy = Setup::to(backends.each_ref().map(TestBackend::address)).start();
     let first = proxy.client();
     let server = backends[0].accept();
+    // From here on it is connected: a reset before that would be a connect that failed, and retried.
+    first.send("hello");
+    server.expect("hello");
     let second = proxy.client();
     second.expect_echo("hello");
     server.reset();

@@ -1,28 +1,9 @@
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::super::Options;
+use super::document::assert_documented;
 use super::{Answer, Endpoint, guarded};
 use crate::config::Problem;
-
-/// Checks an answer against the schema that the document has for it.
-#[track_caller]
-fn assert_documented(path: &str, method: &str, answer: &Answer) {
-    let document: Value = serde_json::from_str(include_str!("../openapi.json")).unwrap();
-    let status = answer.status.to_string();
-    let response = &document["paths"][path][method]["responses"][&status];
-    let schema = &response["content"]["application/json"]["schema"];
-    assert!(schema.is_object(), "{method} {path} has no schema for {status}: {}", answer.body);
-    let mut root = json!({ "components": document["components"] });
-    for (key, value) in schema.as_object().unwrap() {
-        root[key] = value.clone();
-    }
-    let errors: Vec<_> = jsonschema::validator_for(&root)
-        .unwrap()
-        .iter_errors(&answer.json())
-        .map(|error| format!("{}: {error}", error.instance_path()))
-        .collect();
-    assert!(errors.is_empty(), "{method} {path}: {errors:?}\n{}", answer.body);
-}
 
 const BACKEND: &str = "/api/v1/pools/{pool}/backends/{backend}/";
 

@@ -105,3 +105,37 @@ async fn a_drain_by_keyboard_is_confirmed_and_done() {
     assert_eq!(page.finish().await, ["DID \"Drain app/app-2?\""]);
     assert_eq!(endpoint.world.lock().unwrap().asked, ["Drain app/app-2"]);
 }
+
+#[tokio::test]
+async fn of_many_backends_pools_are_folded_and_the_pool_that_is_down_stands_first() {
+    let endpoint = Endpoint::with(World::new(60), Options::default()).await;
+    let script = "const open = () => document.querySelectorAll('#pools details[open]').length;
+        const told = [open(), document.querySelector('#troubles button').textContent.split(' for ')[0]];
+        const search = document.getElementById('search');
+        search.value = 'app-59';
+        search.dispatchEvent(new Event('input'));
+        told.push(open(), [...document.querySelectorAll('#pools .row:not(.head)')].filter((e) => e.checkVisibility()).length);
+        document.querySelector('#troubles button').click();
+        told.push(document.activeElement.getAttribute('aria-label'), document.title);
+        return told";
+    let Some(page) = Page::open(&endpoint, &["--settle", "1.5", "--do", script]).await else {
+        return;
+    };
+    {
+        let mut world = endpoint.world.lock().unwrap();
+        for (pool, backend) in [("db", "db-1"), ("db", "db-2"), ("app", "app-7")] {
+            world.set(pool, backend, "unhealthy", "3 checks failed in a row");
+        }
+    }
+    let said = page.finish().await;
+    let told = r#"[0, "db/db-1 unhealthy", 2, 1, "db/db-1, unhealthy", "\u2715 1 pool down \u00b7 tidegate"]"#;
+    assert_eq!(said, [format!("DID {told}")]);
+}
+
+#[tokio::test]
+async fn who_has_no_token_is_asked_for_it_once_and_the_instance_is_left_alone() {
+    let endpoint = Endpoint::with(World::new(3), guarded()).await;
+    let script = "return document.getElementById('verdict-text').textContent";
+    let Some(page) = Page::open(&endpoint, &["--cancel", "--do", script]).await else { return };
+    assert_eq!(page.finish().await, ["DID \"This instance asks for its token.\""]);
+}

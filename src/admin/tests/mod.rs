@@ -3,6 +3,7 @@
 mod abuse;
 mod api;
 mod browser;
+mod document;
 mod live;
 mod look;
 mod scrape;
@@ -22,7 +23,7 @@ use super::{Options, Socket, Token, serve};
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     pub(crate) world: Shared,
-    _tasks: (JoinSet<()>, JoinSet<()>),
+    tasks: (JoinSet<()>, JoinSet<()>),
 }
 
 /// An answer.
@@ -34,6 +35,12 @@ struct Answer {
 }
 
 impl Answer {
+    /// The value of a header, empty where there is none.
+    fn header(&self, name: &str) -> &str {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, v)| v).next().unwrap_or("")
+    }
+
     #[track_caller]
     fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
@@ -55,7 +62,12 @@ impl Endpoint {
         let (handle, controller) = script::start(&world);
         let mut server = JoinSet::new();
         server.spawn(serve(Socket::Tcp(listener), handle, options));
-        Self { address, world, _tasks: (controller, server) }
+        Self { address, world, tasks: (controller, server) }
+    }
+
+    /// From now on nobody answers the endpoint.
+    async fn end_controller(&mut self) {
+        self.tasks.0.shutdown().await;
     }
 
     async fn connect(&self) -> TcpStream {

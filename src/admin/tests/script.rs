@@ -196,7 +196,10 @@ impl World {
     fn reload(&mut self) -> Result<Changes, Error> {
         self.asked.push("reload".to_owned());
         if !self.problems.is_empty() {
-            return Err(Error::Problems(self.problems.clone()));
+            return Err(Error::Problems {
+                file: "/etc/tidegate.yaml".into(),
+                problems: self.problems.clone(),
+            });
         }
         let backends = Names { added: vec!["app/app-9".to_owned()], ..Names::default() };
         Ok(Changes { backends, ..Changes::default() })
@@ -247,7 +250,9 @@ impl World {
             }
             Request::Explain(question, reply) => drop(reply.send(self.explain(&question.listener))),
             Request::Reload(reply) => drop(reply.send(self.reload())),
-            Request::Saved(reply) => drop(reply.send(Err(Error::Gone))),
+            Request::HandOver(reply) => drop(reply.send(Err(Error::Gone))),
+            Request::Inherit(_, reply) => drop(reply.send(Err(Error::Gone))),
+            Request::GoOn | Request::Alone => {}
             Request::Unready(reply) => {
                 let is_down = |p: &&PoolStatus| !p.backends.iter().any(|b| b.in_rotation);
                 let down = self.status.pools.iter().filter(is_down);

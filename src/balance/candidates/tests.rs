@@ -71,6 +71,16 @@ fn a_trial_is_one_connection_and_says_its_number() {
 }
 
 #[test]
+fn where_nobody_is_usable_a_trial_is_not_limited() {
+    let list = members(&[(0, Trial(7)), (0, Down), (0, Trial(8))]);
+    for (line, expected) in [(Line::Lowest, 2), (Line::Only(Some(0)), 1)] {
+        let choice = choose(&list, line, &PLAIN, 0);
+        assert_eq!(choice.chosen.len(), expected);
+        assert!(choice.chosen.iter().all(|c| c.trial.is_some() && !c.is_limited), "{line:?}");
+    }
+}
+
+#[test]
 fn a_backend_of_weight_zero_gets_nothing_and_counts_for_nothing() {
     let mut list = members(&[(0, Healthy), (0, Unknown), (1, Healthy)]);
     list[0].weight = 0;

@@ -139,6 +139,6 @@ fn a_table_smaller_than_the_pool_grows_until_everyone_has_a_slot() {
 fn a_size_must_be_prime() {
     assert_eq!(TABLE_SIZE.accept(65_537), Ok(()));
     let refused = TABLE_SIZE.accept(65_536).unwrap_err();
-    assert_eq!(refused, "expected a prime, such as 65521 or 65537, read 65536");
+    assert_eq!(refused, "expected a prime, such as 65521 or 65537, found 65536");
     assert_eq!(prime_from(65_538), 65_539);
 }

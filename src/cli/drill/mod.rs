@@ -27,6 +27,9 @@ use crate::balance::Registry;
 use crate::config::model::{Config, LogLevel};
 use crate::process::Server;
 
+/// The place of the dashboard where nobody looks at it.
+const ANY: &str = "127.0.0.1:0";
+
 /// What `demo --drill` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -86,7 +89,8 @@ fn configuration(
     nodes: &Nodes,
     door: &Door,
 ) -> Result<Config, Failure> {
-    let text = settings::text(&nodes.addresses(), door.name());
+    let dashboard = if options.fast { ANY.to_owned() } else { super::demo::dashboard_address() };
+    let text = settings::text(&nodes.addresses(), door.name(), &dashboard);
     let mut config = crate::config::load(&text, &|_| None, registry).map_err(|problems| {
         Failure::Server(crate::config::render("the drill's configuration", &problems))
     })?;

@@ -9,8 +9,8 @@ pub(super) const NODES: [&str; 5] = ["web-1", "web-2", "web-3", "db-1", "db-2"];
 pub(super) const PROGRAM: &str = "/proc/self/exe";
 
 /// The text of the configuration, for nodes at these addresses. `door` is where a restart is asked
-/// for.
-pub(super) fn text(addresses: &[String], door: &str) -> String {
+/// for, `dashboard` where that is to be.
+pub(super) fn text(addresses: &[String], door: &str, dashboard: &str) -> String {
     let backends = |nodes: std::ops::Range<usize>| {
         let mut lines = String::new();
         for (name, address) in NODES.iter().zip(addresses).skip(nodes.start).take(nodes.len()) {
@@ -25,6 +25,7 @@ pub(super) fn text(addresses: &[String], door: &str) -> String {
 # balances.
 
 log: {{ level: error }}
+admin: {{ bind: "{dashboard}" }}
 
 listeners:
   web: {{ bind: "127.0.0.1:0", pool: web }}
@@ -62,7 +63,7 @@ pools:
 pub(super) fn sample() -> String {
     let addresses: Vec<String> =
         (7001..).take(NODES.len()).map(|p| format!("127.0.0.1:{p}")).collect();
-    text(&addresses, "tidegate-drill")
+    text(&addresses, "tidegate-drill", "127.0.0.1:9900")
 }
 
 #[cfg(test)]

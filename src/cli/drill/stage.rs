@@ -136,10 +136,12 @@ impl Stage {
         })
     }
 
-    /// Says what this is; the time begins.
+    /// Says what this is and where it can be watched; the time begins.
     pub(super) fn open(&mut self, text: &str) -> Result<(), Failure> {
         self.screen.start();
-        Ok(self.screen.say(Tone::Scene, text)?)
+        self.screen.say(Tone::Scene, text)?;
+        let Some(dashboard) = self.server.admin_address() else { return Ok(()) };
+        Ok(self.screen.say(Tone::Plain, &format!("in a browser: http://{dashboard}/"))?)
     }
 
     /// A scene begins, in which users ask this listener.

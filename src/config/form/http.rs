@@ -4,7 +4,7 @@ use hyper::Uri;
 
 use super::super::model::StatusRange;
 use super::Text;
-use crate::net::addr::parse_host_name;
+use crate::net::name::parse_host_name;
 
 /// The method of a request.
 pub struct Method;
@@ -74,10 +74,10 @@ impl Text for HostName {
     const PATTERN: &'static str = r"^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$";
 
     fn parse(text: &str) -> Result<String, String> {
-        parse_name(text)?;
         if text.parse::<std::net::IpAddr>().is_ok() {
             return Err("that is an address, not a name".to_owned());
         }
+        parse_name(text)?;
         Ok(text.to_owned())
     }
 
@@ -128,6 +128,7 @@ impl Text for HostHeader {
         match inner {
             Some(inner) if inner.parse::<std::net::Ipv6Addr>().is_ok() => {}
             Some(_) => return Err("what stands in brackets is no IPv6 address".to_owned()),
+            None if host.parse::<std::net::Ipv4Addr>().is_ok() => {}
             None => parse_name(host)?,
         }
         match port {
@@ -151,6 +152,7 @@ impl Text for Status {
     const NAME: &'static str = "status";
     const EXPECTED: &'static str = "a status code such as 204, or a range such as 200-299";
     const PATTERN: &'static str = "^[1-5][0-9]{2}(-[1-5][0-9]{2})?$";
+    const NUMBERS: Option<(u64, u64)> = Some((100, 599));
 
     fn parse(text: &str) -> Result<StatusRange, String> {
         let code = |text: &str| -> Result<u16, String> {

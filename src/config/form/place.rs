@@ -6,7 +6,14 @@ use super::super::model::AccessLog;
 use super::{FilePath, Text};
 use crate::net::addr::{self, Address, Bind, Target};
 use crate::net::cidr::Origin;
-use crate::net::name::NamePattern;
+use crate::net::name::{NamePattern, parse_host_name};
+
+/// The pattern of a port from 1.
+macro_rules! port {
+    () => {
+        "0*([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+    };
+}
 
 /// Where a backend is.
 pub struct BackendTarget;
@@ -16,7 +23,8 @@ impl Text for BackendTarget {
     const NAME: &'static str = "address";
     const EXPECTED: &'static str =
         "an address such as 10.0.0.11:9501, app.internal:9501 or unix:/run/app.sock";
-    const PATTERN: &'static str = r"^(unix:/.+|srv\+[A-Za-z0-9_.-]+|.+:[0-9]+)$";
+    const PATTERN: &'static str =
+        concat!(r"^(unix:/.*[^/]|srv\+[A-Za-z0-9_.-]+|[^/]+:", port!(), ")$");
 
     fn parse(text: &str) -> Result<Target, String> {
         Target::parse(text)
@@ -35,7 +43,8 @@ impl Text for BindAddress {
     const NAME: &'static str = "bind";
     const EXPECTED: &'static str =
         "an address such as 0.0.0.0:9501, \"[::]:443\", 0.0.0.0:9501-9504 or unix:/run/lb.sock";
-    const PATTERN: &'static str = "^(unix:/.+|.+:[0-9]+(-[0-9]+)?)$";
+    const PATTERN: &'static str =
+        concat!("^(unix:/.*[^/]|[^/]+:(0+|", port!(), "(-", port!(), ")?))$");
 
     fn parse(text: &str) -> Result<Bind, String> {
         Bind::parse(text)
@@ -75,7 +84,7 @@ impl Text for ListenAddress {
     type Value = Address;
     const NAME: &'static str = "listen address";
     const EXPECTED: &'static str = "an address such as 127.0.0.1:9900 or unix:/run/lb.sock";
-    const PATTERN: &'static str = "^(unix:/.+|.+:[0-9]+)$";
+    const PATTERN: &'static str = concat!("^(unix:/.*[^/]|[^/]+:(0+|", port!(), "))$");
 
     fn parse(text: &str) -> Result<Address, String> {
         let mut addresses = Bind::parse(text)?.addresses().into_iter();
@@ -121,7 +130,8 @@ impl Text for PortNumber {
     type Value = u16;
     const NAME: &'static str = "port";
     const EXPECTED: &'static str = "a port from 1 to 65535";
-    const PATTERN: &'static str = "^[1-9][0-9]{0,4}$";
+    const PATTERN: &'static str = concat!("^", port!(), "$");
+    const NUMBERS: Option<(u64, u64)> = Some((1, 65_535));
 
     fn parse(text: &str) -> Result<u16, String> {
         super::super::scalar::integer(text, 1, u16::MAX.into())
@@ -218,7 +228,7 @@ impl Text for NameServer {
         match text.parse::<SocketAddr>() {
             Ok(server) if server.port() == 0 => Err("nothing can be reached at port 0".to_owned()),
             Ok(server) => Ok(server),
-            Err(_) if addr::parse_host_name(text).is_ok() => {
+            Err(_) if parse_host_name(text).is_ok() => {
                 Err("its address, not its name: names are what it is asked for".to_owned())
             }
             Err(_) => Err(String::new()),
@@ -245,7 +255,7 @@ impl Text for AccessTarget {
             "-" | "on" | "true" | "yes" | "/dev/stdout" => {
                 Err("did you mean \"stdout\"?".to_owned())
             }
-            "stderr" => Err("standard error is for the log itself".to_owned()),
+            "stderr" | "/dev/stderr" => Err("standard error is for the log itself".to_owned()),
             _ => FilePath::parse(text).map(AccessLog::File),
         }
     }

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::form::{AdminHost, FilePath, OneBind};
-use super::super::written::{As, ListOf, Maybe};
+use super::super::written::{As, Maybe, OneOrMany};
 use crate::net::addr::Address;
 
 /// The admin endpoint: dashboard, metrics, API.
@@ -22,7 +22,7 @@ pub struct Admin {
     #[serde(with = "Maybe::<FilePath>", skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
     /// Names that it may be called by; IP addresses and `localhost` always may.
-    #[serde(with = "ListOf::<AdminHost>")]
+    #[serde(with = "OneOrMany::<AdminHost>")]
     pub hosts: Vec<String>,
     /// With a token: `/metrics` needs none.
     pub public_metrics: bool,

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::form::{NameServer, Period};
-use super::super::written::{As, ListOf, OrOff, Sources, Whole};
+use super::super::written::{As, OneOrMany, OrOff, Sources, Whole};
 
 /// How connections to the backends of a pool are made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -74,7 +74,7 @@ pub struct Resolve {
     #[schemars(extend("x-minimum" = "1ms", "x-maximum" = "1m"))]
     pub timeout: Duration,
     /// Name servers: IP addresses, with a port where it is not 53. Empty = those of the system.
-    #[serde(with = "ListOf::<NameServer>")]
+    #[serde(with = "OneOrMany::<NameServer>")]
     pub servers: Vec<SocketAddr>,
 }
 

@@ -79,6 +79,15 @@ pub enum Probe {
     Exec(ExecProbe),
 }
 
+impl Probe {
+    /// Descriptors that one check has open at most: a socket, or a program's output, in both
+    /// directions until it runs, and the program itself, twice.
+    #[must_use]
+    pub fn descriptors(&self) -> u32 {
+        if matches!(self, Self::Exec(_)) { 4 } else { 1 }
+    }
+}
+
 /// A TLS handshake.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -39,7 +39,8 @@ pub struct Match {
     /// The client comes from one of these networks, or over a unix socket.
     #[serde(with = "OneOrMany::<SourceOrigin, 1>", skip_serializing_if = "Vec::is_empty")]
     pub source: Vec<Origin>,
-    /// The port that the client has connected to is one of these.
+    /// The port that the client has connected to is one of these; behind a PROXY header, the port
+    /// of the header's destination.
     #[serde(with = "OneOrMany::<PortNumber, 1>", skip_serializing_if = "Vec::is_empty")]
     pub port: Vec<u16>,
 }

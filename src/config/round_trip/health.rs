@@ -19,7 +19,7 @@ use crate::config::unit::Rate;
 const DAY: u64 = 86_400_000;
 
 fn host() -> impl Strategy<Value = String> {
-    "[a-z]{1,8}(\\.[a-z0-9]{1,8}){0,2}"
+    "[a-z]{1,8}(\\.[a-z][a-z0-9]{0,7}){0,2}"
 }
 
 /// Any text that a file can hold.

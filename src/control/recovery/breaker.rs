@@ -1,7 +1,10 @@
 //! `max_per_hour`: a limit of an action's runs within any hour. Pure: time is an argument.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+
+use siphasher::sip::SipHasher13;
 
 use super::Event;
 use crate::config::model::Action;
@@ -9,6 +12,15 @@ use crate::net::clock::Tick;
 
 /// An hour in ticks.
 const HOUR: Tick = 3_600_000;
+
+/// What an action is known by outside this process: all its options, and nothing to be read from it.
+#[must_use]
+pub fn mark(action: &Action) -> String {
+    let mut hasher = SipHasher13::new();
+    // A value of the configuration is always text.
+    serde_json::to_string(action).unwrap_or_default().hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
 
 /// The runs of the last hour of every action with a limit.
 ///
@@ -53,6 +65,30 @@ impl Breakers {
                 breaker.runs.push_back(at);
                 Ok(())
             }
+        }
+    }
+
+    /// The runs of the actions of a pool and an event: see [`mark`], and how long ago each began.
+    pub(super) fn recent(&self, of: (&str, Event), at: Tick) -> Vec<(String, Vec<Tick>)> {
+        let is_it = |breaker: &&Breaker| (&*breaker.pool, breaker.event) == of;
+        let ages = |breaker: &Breaker| breaker.runs.iter().map(|run| at - run).collect();
+        self.0.iter().filter(is_it).map(|b| (mark(&b.action), ages(b))).collect()
+    }
+
+    /// Counts runs that began so long before `at`.
+    pub(super) fn count(
+        &mut self,
+        (pool, event, action): (&Arc<str>, Event, &Action),
+        ages: &[Tick],
+        at: Tick,
+    ) {
+        let mut runs: Vec<_> = ages.iter().filter(|age| **age < HOUR).collect();
+        runs.sort_unstable_by(|one, other| other.cmp(one));
+        // What began before this process did is counted from its start on: longer, never shorter.
+        let runs: VecDeque<_> = runs.into_iter().map(|age| at.saturating_sub(*age)).collect();
+        if !runs.is_empty() {
+            let (pool, action) = (Arc::clone(pool), action.clone());
+            self.0.push(Breaker { pool, event, action, runs });
         }
     }
 
@@ -113,5 +149,23 @@ mod tests {
         assert_eq!(breakers.admit(all[0], 1, 5), Err(HOUR));
         assert_eq!(breakers.admit(all[0], 1, 5 + HOUR), Ok(()));
         assert_eq!(breakers.0.len(), 1);
+    }
+
+    #[test]
+    fn runs_of_another_process_count_until_they_are_an_hour_old() {
+        let (app, action) = (Arc::<str>::from("app"), exec(&["repair"]));
+        let mut before = Breakers::default();
+        for at in [0, 50 * MINUTE] {
+            before.admit((&app, Event::Evict, &action), 9, at).unwrap();
+        }
+        let recent = before.recent(("app", Event::Evict), 55 * MINUTE);
+        assert_eq!(recent, [(mark(&action), vec![55 * MINUTE, 5 * MINUTE])]);
+        assert!(before.recent(("app", Event::Reinstate), 55 * MINUTE).is_empty());
+        let mut after = Breakers::default();
+        // This one has run for an hour.
+        after.count((&app, Event::Evict, &action), &recent[0].1, 60 * MINUTE);
+        let (evict, at) = ((&app, Event::Evict, &action), 64 * MINUTE);
+        assert_eq!(after.admit(evict, 2, at), Err(MINUTE));
+        assert_eq!(after.admit(evict, 2, at + MINUTE), Ok(()));
     }
 }

@@ -493,3 +493,34 @@ mod https {
         assert_eq!(told_trusting(None), format!("0 failure 1: {unknown}"));
     }
 }
+
+/// Else the role would wait for them for ever.
+#[test]
+fn actions_before_traffic_that_panic_have_failed() {
+    let recovery = recovery();
+    let limited = exec_with(&["true"], |exec| {
+        exec.before_traffic = true;
+        exec.max_per_hour = NonZeroU32::new(1);
+    });
+    // What is borrowed already cannot be borrowed again: as good a bug as any.
+    let borrowed = recovery.0.breakers.borrow_mut();
+    let told = told_by(&recovery, vec![limited]);
+    drop(borrowed);
+    assert_eq!(short(&told), ["traffic false", "done"]);
+}
+
+#[test]
+fn what_is_left_of_a_run_is_run_and_what_is_through_is_not() {
+    let file = File::new("resumed");
+    let actions: Vec<_> = ["one", "two"]
+        .map(|word| shell(&format!("echo {word} >> {}", file.0.display()), |_| {}))
+        .into();
+    on_control_thread(async {
+        let (sender, mut news) = unbounded_channel();
+        let run = recovery().resume((actions, 1), occasion(), sender);
+        assert_eq!(run.under_way().map(|(_, through)| through), Some(1));
+        while !matches!(news.recv().await.unwrap().what, What::Done) {}
+        assert!(run.under_way().is_none());
+    });
+    assert_eq!(file.text(), "two\n");
+}

@@ -1,6 +1,6 @@
 //! One step of the active role: from what happened to who has it.
 
-use super::{Action, Failover, HOOK_RETRY, Role, Step, Switch, in_order_on_trial};
+use super::{Action, Failover, HOOK_RETRY, Known, Role, Step, Switch, in_order_on_trial};
 use crate::failover::{Cause, Failback, Fitness, Id, Standby, Tick, View, Why};
 
 /// One step under way.
@@ -26,6 +26,29 @@ impl<'a> Run<'a> {
 
     fn fitness(&self, id: Id) -> Option<Fitness> {
         self.view.find(id).map(|member| member.fitness)
+    }
+
+    /// Puts the role where it was before this process, or where it belongs at first.
+    pub(super) fn begin(&mut self, known: Known) {
+        let is_any = known.is_any();
+        let is_usable = |id: Id| self.fitness(id).is_some_and(Fitness::is_usable);
+        if let Some(active) = known.active.filter(|id| is_usable(*id)) {
+            self.next.role = Role::Active(active);
+            self.next.is_pinned = known.is_pinned;
+        } else if let Some((to, why)) = known.preparing.filter(|(to, _)| is_usable(*to)) {
+            self.give(to, why);
+            self.next.is_pinned = known.is_pinned;
+        } else if self.view.policy.has_hooks && is_any {
+            self.fill(&Why::new(Cause::Configuration, "start"));
+        } else {
+            let mut order = self.view.in_order().into_iter();
+            let first = order.find(|member| member.fitness.is_usable()).map(|member| member.id);
+            let active = first.or_else(|| in_order_on_trial(self.view).next());
+            self.next.role = active.map_or(Role::Vacant, Role::Active);
+            self.next.last = active.or(self.next.last);
+        }
+        // Who has the role has had it: nobody takes over from anybody.
+        self.actions.retain(|action| matches!(action, Action::Prepare { .. }));
     }
 
     /// Enters how the actions before traffic ended.
@@ -69,9 +92,8 @@ impl<'a> Run<'a> {
 
     /// While a failback is prepared: remembers why the one it comes from could not go on.
     fn note_lost(&mut self, why: &Why) {
-        let is_failback = self.next.pending.as_ref().is_some_and(|w| w.cause == Cause::Failback);
         let is_lost = self.next.last.is_none_or(|id| !self.may_have(id));
-        if is_failback && is_lost && self.next.lost.is_none() {
+        if self.is_failback() && is_lost && self.next.lost.is_none() {
             self.next.lost = Some(why.clone());
         }
     }
@@ -96,11 +118,12 @@ impl<'a> Run<'a> {
     /// one.
     fn stay_or_fail_back(&mut self, holder: Id) {
         if let Role::Preparing(to) = self.next.role {
-            if !self.view.policy.has_hooks {
-                self.actions.push(Action::Abandon { serial: self.next.serial });
-                self.enter(to);
+            if self.view.policy.has_hooks {
+                return;
             }
-            return;
+            // Nothing is waited for any more; and what is due otherwise is due now.
+            self.actions.push(Action::Abandon { serial: self.next.serial });
+            self.enter(to);
         }
         if self.next.is_pinned || self.view.policy.failback == Failback::Manual {
             return;
@@ -131,11 +154,19 @@ impl<'a> Run<'a> {
             }
             Role::Preparing(_) => {
                 self.actions.push(Action::Abandon { serial: self.next.serial });
+                // A failback is over with whom it was to.
+                if self.is_failback() {
+                    self.next.pending = self.next.lost.take();
+                }
             }
             Role::Vacant => {}
         }
         self.next.role = Role::Vacant;
         self.next.is_pinned = false;
+    }
+
+    fn is_failback(&self) -> bool {
+        self.next.pending.as_ref().is_some_and(|why| why.cause == Cause::Failback)
     }
 
     /// Gives the vacant role to `to`, after the actions that come before traffic. Whoever had it

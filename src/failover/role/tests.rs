@@ -37,10 +37,22 @@ impl Bench {
     }
 
     fn of(members: Vec<Standby>, policy: Policy, restored: Option<Id>) -> Self {
-        let view = View { members: &members, policy: &policy, at: 0 };
         let known = Known { active: restored, ..Known::default() };
-        let failover = Failover::start(known, &view);
-        Self { members, policy, at: 0, failover, wake: None }
+        Self::known(members, policy, known)
+    }
+
+    fn known(members: Vec<Standby>, policy: Policy, known: Known) -> Self {
+        Self::starting(members, policy, known).0
+    }
+
+    /// And what is to be done at start.
+    fn starting(members: Vec<Standby>, policy: Policy, known: Known) -> (Self, Vec<String>) {
+        let view = View { members: &members, policy: &policy, at: 0 };
+        let step = Failover::start(known, &view);
+        let failover = step.next.clone();
+        let mut bench = Self { members, policy, at: 0, failover, wake: None };
+        let words = bench.take(step);
+        (bench, words)
     }
 
     fn send(&mut self, event: Event) -> Vec<String> {
@@ -322,6 +334,16 @@ fn a_reload_that_takes_the_actions_away_ends_the_waiting() {
 }
 
 #[test]
+fn a_reload_that_takes_the_actions_away_lets_a_failback_happen_at_once() {
+    let members = standbys(&[Healthy(0), Healthy(0)]);
+    let (mut bench, _) = Bench::starting(members, HOOKS, preparing(1));
+    bench.policy = Policy { failback_delay: 0, ..AUTO };
+    let words = bench.send(Event::Changed(Why::new(Cause::Operator, "reload")));
+    let takes_over = ["abandon #1", "switch 0 to 1 probe"];
+    assert_eq!(words, [&takes_over[..], &["vacate 1 failback", "switch 1 to 0 failback"]].concat());
+}
+
+#[test]
 fn one_that_was_away_since_its_actions_failed_is_tried_at_once() {
     let mut bench = Bench::new(&[Healthy(0); 2], HOOKS);
     bench.set(0, Down);
@@ -381,4 +403,95 @@ fn an_operator_may_name_another_one_while_one_is_prepared() {
     assert_eq!(bench.move_to(Some(2)).unwrap(), ["abandon #1", "prepare 2 #2"]);
     assert_eq!(bench.hooked(2, true), ["switch 0 to 2 operator"]);
     assert!(bench.failover.is_pinned());
+}
+
+const SERVED_BY_0: Known = Known {
+    active: Some(0),
+    preparing: None,
+    last: None,
+    was_held: true,
+    is_pinned: false,
+    barred: Vec::new(),
+};
+
+fn preparing(to: Id) -> Known {
+    let why = Why::new(Cause::Probe, "3 checks failed in a row");
+    Known { active: None, last: Some(0), preparing: Some((to, why)), ..SERVED_BY_0 }
+}
+
+#[test]
+fn with_actions_the_first_start_ever_needs_none() {
+    let (bench, words) = Bench::starting(standbys(&[Unknown, Unknown]), HOOKS, Known::default());
+    assert_eq!((bench.failover.active(), words), (Some(0), vec![]));
+}
+
+#[test]
+fn a_restart_runs_the_actions_anew_that_were_under_way() {
+    let members = standbys(&[Healthy(0); 3]);
+    let (mut bench, words) = Bench::starting(members, HOOKS, preparing(2));
+    assert_eq!(words, ["prepare 2 #1"]);
+    assert_eq!((bench.failover.role(), bench.failover.active()), (Role::Preparing(2), None));
+    assert_eq!(bench.hooked(1, true), ["switch 0 to 2 probe"], "why it moved is not forgotten");
+}
+
+#[test]
+fn who_had_the_role_before_a_restart_goes_on_when_its_successor_fails_after_it() {
+    let members = standbys(&[Healthy(0); 2]);
+    let (mut bench, _) = Bench::starting(members, HOOKS, preparing(1));
+    assert_eq!(bench.hooked(1, false), ["switch 0 to 0 probe"]);
+}
+
+#[test]
+fn an_operators_move_that_was_under_way_holds_after_a_restart() {
+    let known = Known { is_pinned: true, ..preparing(1) };
+    let (mut bench, _) = Bench::starting(standbys(&[Healthy(0); 2]), HOOKS, known);
+    bench.hooked(1, true);
+    assert!(bench.failover.is_pinned());
+}
+
+#[test]
+fn whose_actions_had_failed_has_no_traffic_after_a_restart() {
+    let known = Known { active: None, last: Some(0), barred: vec![1], ..SERVED_BY_0 };
+    let (mut bench, words) = Bench::starting(standbys(&[Down, Healthy(0)]), HOOKS, known.clone());
+    assert_eq!((bench.failover.role(), words), (Role::Vacant, vec![]));
+    assert_eq!(bench.wake, Some(HOOK_RETRY), "then it is tried again");
+    assert_eq!(bench.timer(HOOK_RETRY), ["prepare 1 #1"]);
+    let (bench, words) = Bench::starting(standbys(&[Down, Healthy(0), Unknown]), HOOKS, known);
+    assert_eq!(words, ["prepare 2 #1"], "the next standby");
+    assert_eq!(bench.failover.barred(), [1]);
+}
+
+#[test]
+fn who_follows_after_a_restart_needs_its_actions_too() {
+    // fitness, known, then the role
+    let gone = Known { active: None, ..SERVED_BY_0 };
+    let cases: &[(&[Fitness], Known, Role)] = &[
+        (&[Down, Unknown], SERVED_BY_0, Role::Preparing(1)),
+        (&[Down, Trial], SERVED_BY_0, Role::Preparing(1)),
+        (&[Healthy(0), Unknown], gone, Role::Preparing(0)),
+        (&[Healthy(0), Down, Unknown], preparing(1), Role::Active(0)),
+        (&[Down, Down, Unknown], preparing(1), Role::Preparing(2)),
+    ];
+    for (fitness, known, role) in cases {
+        let (bench, words) = Bench::starting(standbys(fitness), HOOKS, known.clone());
+        assert_eq!(bench.failover.role(), *role, "{fitness:?} {known:?}");
+        let expected = match role {
+            Role::Preparing(to) => vec![format!("prepare {to} #1")],
+            _ => vec![],
+        };
+        assert_eq!(words, expected);
+    }
+}
+
+#[test]
+fn one_on_trial_that_had_the_role_before_a_restart_needs_no_actions() {
+    let mut bench = Bench::known(standbys(&[Down, Down]), HOOKS, SERVED_BY_0);
+    assert_eq!(bench.failover.role(), Role::Vacant);
+    assert_eq!(bench.set(0, Trial), ["switch 0 to 0 probe"]);
+}
+
+#[test]
+fn a_start_without_the_actions_that_were_under_way_waits_for_none() {
+    let (bench, _) = Bench::starting(standbys(&[Down, Healthy(0)]), MANUAL, preparing(1));
+    assert_eq!(bench.failover.active(), Some(1));
 }

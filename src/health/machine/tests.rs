@@ -413,6 +413,20 @@ fn a_reload_that_takes_away_checks_or_detection_leaves_nobody_out_for_ever() {
 }
 
 #[test]
+fn a_backend_of_which_nothing_is_known_says_why_it_is_as_it_is() {
+    let (checked, unchecked) = (BOTH, PASSIVE);
+    let reason = |operator, policy: &Policy| Health::new(operator, 0, policy).reason().to_string();
+    assert_eq!(reason(Enabled, &checked), "not checked yet");
+    let nothing = "no health_check, and nothing has failed so far";
+    assert_eq!(reason(Enabled, &unchecked), nothing);
+    assert_eq!(reason(Disabled, &unchecked), "disabled in the configuration");
+    assert_eq!(reason(Disabled, &checked), "disabled in the configuration");
+    let mut health = Health::new(Enabled, 0, &unchecked);
+    health = health.step(Event::Configured { is_new_check: true }, 1, &checked).next;
+    assert_eq!(health.reason().to_string(), "not checked yet");
+}
+
+#[test]
 fn a_reload_that_adds_checks_goes_on_with_what_is_in_use() {
     let mut bench = Bench::new(PASSIVE);
     bench.policy = BOTH;
@@ -499,7 +513,7 @@ fn what_an_operator_took_out_says_so_after_a_restart() {
         assert_eq!((health.state(), health.reason()), (state, &reason));
     }
     let health = Health::new(Disabled, 0, &policy);
-    assert_eq!(health.reason(), &Evidence::Operator, "by the file");
+    assert_eq!(health.reason(), &Evidence::Disabled, "by the file");
 }
 
 /// [RL-6] What was under way when it went counts for nothing when it is back.

@@ -104,12 +104,34 @@ fn slow_start_goes_on_where_it_was() {
 fn file() -> Saved {
     let mut saved_state = Saved::new(NOW);
     let backend = saved(&Health::new(Operator::Draining, 0, &POLICY), 5000);
+    let service = Some(SavedService { priority: 1, weight: 10 });
+    let found = |address: &str, service| SavedFound { address: address.parse().unwrap(), service };
+    let found = vec![found("127.0.0.1:1", None), found("[::1]:1", service)];
+    let name = SavedName { target: "b.test:1".into(), found };
     let pool = SavedPool {
-        active: Some("b".into()),
+        active: None,
+        preparing: Some(SavedMove {
+            backend: "b".into(),
+            cause: "probe".into(),
+            evidence: "3 checks failed in a row".into(),
+        }),
+        last: Some("a".into()),
+        was_held: true,
         is_pinned: true,
         barred: vec!["c".into()],
         level: None,
+        actions: vec![SavedRun {
+            event: "evict".into(),
+            backend: "b".into(),
+            cause: "probe".into(),
+            evidence: "3 checks failed in a row".into(),
+            time: "2026-11-22T10:00:00.000Z".into(),
+            through: 1,
+        }],
+        unverified: [("b".to_owned(), NOW)].into(),
+        limits: vec![SavedLimit { event: "evict".into(), action: "0f".into(), runs: vec![NOW] }],
         backends: [("b".to_owned(), backend)].into(),
+        names: [("b".to_owned(), name)].into(),
     };
     saved_state.pools.insert("app".into(), pool);
     saved_state
@@ -124,6 +146,15 @@ fn what_is_written_is_read_again() {
         file,
         "a clock that was set back a little"
     );
+}
+
+#[test]
+fn what_was_written_before_names_were_saved_is_read_as_well() {
+    let mut without = file();
+    without.pools.values_mut().for_each(|pool| pool.names.clear());
+    let text = without.to_text().unwrap();
+    assert!(!text.contains("names"), "{text}");
+    assert_eq!(Saved::read(&text, NOW).unwrap(), without);
 }
 
 #[test]
@@ -166,8 +197,11 @@ fn a_backend_is_known_by_pool_name_and_address() {
     assert!(file.backend("app", "b", "127.0.0.1:2").is_none());
     assert!(file.backend("app", "c", "127.0.0.1:1").is_none());
     assert!(file.backend("other", "b", "127.0.0.1:1").is_none());
-    let at = |address: &'static str| move |_: &str| Some(address.to_owned());
-    assert_eq!(file.active("app", at("127.0.0.1:1")), Some("b"));
-    assert_eq!(file.active("app", at("127.0.0.1:2")), None);
-    assert_eq!(file.active("app", |_| None), None);
+}
+
+/// One written before there were such fields.
+#[test]
+fn what_a_file_does_not_say_of_a_pool_is_nothing() {
+    let pool: SavedPool = serde_json::from_str(r#"{"active": "b", "backends": {}}"#).unwrap();
+    assert_eq!(pool, SavedPool { active: Some("b".into()), ..SavedPool::default() });
 }

@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use super::{Destination, Message, Record, Signs, json, text};
 use crate::config::model::LogFormat;
+use crate::net::file::{self, Wanted};
 use crate::state::counters::ProcessCounters;
 
 /// How long records gather before they are written together. While the thread sleeps nobody has to
@@ -34,7 +35,9 @@ impl Sink {
         match &destination {
             Destination::Stdout => Ok(Self::Stdout),
             Destination::File(path) => {
-                let file = OpenOptions::new().append(true).create(true).open(path);
+                let mut options = OpenOptions::new();
+                options.append(true).create(true);
+                let file = file::open(path, &mut options, Wanted::Sink);
                 file.map(|file| Self::File(destination, file))
             }
         }

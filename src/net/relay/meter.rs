@@ -39,6 +39,13 @@ impl Totals {
     pub fn bytes_out(&self) -> u64 {
         self.bytes_out.load(Relaxed)
     }
+
+    /// All of them, each with a word for it.
+    #[must_use]
+    pub fn cells(&self) -> [(&'static str, &AtomicU64); 3] {
+        let Self { connections, bytes_in, bytes_out } = self;
+        [("connections", connections), ("bytes.in", bytes_in), ("bytes.out", bytes_out)]
+    }
 }
 
 /// Who must know when a connection is told to stop.

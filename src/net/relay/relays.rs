@@ -256,15 +256,17 @@ impl<C: Carried> Relays<C> {
 
     fn queue(&self, at: Tick, token: Token) {
         let mut times = self.times.borrow_mut();
-        times.push(Reverse((at, token)));
+        let queued = (at, token);
+        times.push(Reverse(queued));
         // Those of connections that have ended would stay until their time.
         if times.len() > 1024 && times.len() > 4 * self.places.borrow().len() {
             times.retain(|Reverse((at, token))| {
-                // The connection whose turn it is has just queued.
+                // The connection whose turn it is, which is in no place, has just queued.
                 let is_this = |place: &Place<C>| {
-                    place.as_ref().is_none_or(|e| e.serial == token.serial && e.queued == *at)
+                    place.as_ref().is_some_and(|e| e.serial == token.serial && e.queued == *at)
                 };
-                self.places.borrow().get(token.key as usize).is_some_and(is_this)
+                (*at, *token) == queued
+                    || self.places.borrow().get(token.key as usize).is_some_and(is_this)
             });
         }
     }

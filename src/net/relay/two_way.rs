@@ -232,7 +232,8 @@ impl TwoWay {
         if let Some((at, stop, length)) = limit
             && at <= now
         {
-            if !self.is_delivering(meter, now) {
+            // The longest duration is one also for who is served slowly.
+            if stop == Stop::MaxDuration || !self.is_delivering(meter, now) {
                 return Some(stop);
             }
             limit = Some((now + (length / 10).max(1), stop, length));

@@ -42,9 +42,19 @@ pub struct Change {
 }
 
 impl Known {
+    /// What was known before, to go on with.
+    #[must_use]
+    pub fn of(found: impl IntoIterator<Item = Found>) -> Self {
+        let is_v4 = |found: &Found| found.service.is_some() || found.address.is_ipv4();
+        let (v4, v6) = found.into_iter().partition(is_v4);
+        let mut known = Self { v4, v6, failures: 0 };
+        known.drop_surplus();
+        known
+    }
+
     /// All addresses, in order.
     pub fn found(&self) -> impl Iterator<Item = Found> + '_ {
-        self.v4.iter().chain(&self.v6).copied()
+        self.v4.union(&self.v6).copied()
     }
 
     /// Takes in an answer.
@@ -153,6 +163,19 @@ mod tests {
         let other = known.learn(answer(&["10.0.0.2:1"], &["[fd00::1]:1"], 60), BOUNDS);
         assert_eq!(other.added, found(&["[fd00::1]:1"]));
         assert_eq!(other.removed, found(&["10.0.0.1:1"]));
+    }
+
+    #[test]
+    fn what_was_known_before_is_known_again() {
+        let mut known = Known::default();
+        known.learn(answer(&["10.0.0.1:1"], &["[fd00::1]:1"], 60), BOUNDS);
+        assert_eq!(Known::of(known.found()), known);
+        let service = Some(Service { priority: 1, weight: 2 });
+        let v6 = Found { address: "[fd00::1]:1".parse().unwrap(), service };
+        let answer = Answer { v4: Ok(vec![v6]), v6: Err(LookupError::Empty), ttl: None };
+        let mut known = Known::default();
+        known.learn(answer, BOUNDS);
+        assert_eq!(Known::of(known.found()), known, "all of a service are together");
     }
 
     #[test]

@@ -315,7 +315,7 @@ fn a_service_brings_hosts_with_ports_weights_and_priorities() {
     ];
     with_server(script, |server| async move {
         let resolver = server.resolver(2000);
-        let service = |name: &str| Query::parse(&format!("srv+{name}")).unwrap();
+        let service = |name: &str| Query::Service(name.into());
         let answer = resolver.look_up(&service("_web._tcp.test")).await;
         let of = |address: &str, priority, weight| Found {
             address: address.parse().unwrap(),
@@ -342,7 +342,7 @@ fn a_service_of_which_a_host_cannot_be_looked_up_is_not_known() {
         ("fail.test", RecordType::A, Reply::Code(ResponseCode::ServFail)),
     ];
     with_server(script, |server| async move {
-        let query = Query::parse("srv+_web._tcp.test").unwrap();
+        let query = Query::Service("_web._tcp.test".into());
         let answer = server.resolver(2000).look_up(&query).await;
         assert!(matches!(answer.v4, Err(LookupError::Refused(_))), "{answer:?}");
     });
@@ -367,24 +367,4 @@ fn a_watched_name_is_asked_for_no_more_often_than_the_bounds_allow() {
         assert!(start.elapsed() >= Duration::from_millis(600));
         assert_eq!((server.asked(), watch.known().found().count()), (8, 1), "A and AAAA each");
     });
-}
-
-#[test]
-fn a_query_is_a_host_with_a_port_or_a_service() {
-    assert_eq!(Query::parse("App.Internal:9501"), Ok(Query::Host("app.internal".into(), 9501)));
-    let service = Query::parse("srv+_web._tcp.example.com").unwrap();
-    assert_eq!(service, Query::Service("_web._tcp.example.com".into()));
-    assert_eq!(service.to_string(), "srv+_web._tcp.example.com");
-    let hints = [
-        ("app", "the port is missing; write app:9501 for port 9501"),
-        ("app:0", "a port is a whole number from 1 to 65535"),
-        ("app:+1", "a port is a whole number from 1 to 65535"),
-        ("app:65536", "a port is a whole number from 1 to 65535"),
-        ("a..b:1", ""),
-        ("srv+_web._tcp.x:80", "the ports are in the SRV records; write srv+_web._tcp.x"),
-        ("srv+", "a service is named as in srv+_web._tcp.example.com"),
-    ];
-    for (text, hint) in hints {
-        assert_eq!(Query::parse(text), Err(hint.to_owned()), "{text}");
-    }
 }

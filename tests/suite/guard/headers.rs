@@ -1,6 +1,10 @@
 //! PROXY headers, in and out.
 
-use crate::support::{End, Peer, Setup, TestBackend, ms};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::support::backend::echo;
+use crate::support::{End, PATIENCE, Peer, Setup, TestBackend, eventually, ms};
 
 const TRUSTING: &str = "accept_proxy_protocol: [127.0.0.0/8], timeouts: {peek: 500ms}";
 const MAGIC: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -143,4 +147,42 @@ fn limits_and_routes_are_about_the_source_in_the_header() {
     second.expect_echo("b");
     drop((first, second));
     proxy.expect_ends(&["denied", "source_limit", "client_closed", "client_closed"]);
+}
+
+/// A worker node that serves nobody without a header, and is checked like any other.
+#[test]
+fn a_check_comes_with_a_header_of_its_own() {
+    for (version, local) in [("v1", b"PROXY UNKNOWN\r\n".to_vec()), ("v2", v2(0, 0, &[]))] {
+        let probe = [&local[..], b"ping"].concat();
+        let checks = Arc::new(AtomicUsize::new(0));
+        let (count, expected) = (Arc::clone(&checks), probe.clone());
+        let backend = TestBackend::scripted(move |peer| {
+            let mut begin = vec![0; expected.len()];
+            let mut length = 0;
+            while length < begin.len() {
+                match peer.try_read(&mut begin[length..]) {
+                    Ok(more @ 1..) => length += more,
+                    _ => return,
+                }
+            }
+            if begin == expected {
+                count.fetch_add(1, Ordering::SeqCst);
+                let _ = peer.try_send("pong");
+            } else if begin.starts_with(if local.len() == 15 { b"PROXY TCP4" } else { MAGIC }) {
+                let _ = peer.try_send("served");
+                echo(peer);
+            }
+        });
+        let proxy = Setup::to([backend.address()])
+            .pool(&format!("connect: {{send_proxy_protocol: {version}}}"))
+            .pool(
+                "health_check: {probe: {send_expect: {send: ping, expect: pong}}, interval: 100ms}",
+            )
+            .start();
+        eventually(PATIENCE, "it is checked", || checks.load(Ordering::SeqCst) >= 3);
+        assert!(proxy.told("evicted", backend.address()).is_empty());
+        let client = proxy.client();
+        client.send("more than a check sends");
+        client.expect("served");
+    }
 }

@@ -4,5 +4,5 @@ mod bandwidth;
 mod headers;
 mod names;
 mod queue;
-mod routes;
+pub(crate) mod routes;
 mod sources;

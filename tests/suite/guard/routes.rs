@@ -1,8 +1,11 @@
 //! The first route that matches, by what a client says and where it comes from.
 
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::support::{End, Peer, Proxy, SLACK, Setup, TestBackend, eventually, ms, pause};
+use crate::support::{
+    End, PATIENCE, Peer, Proxy, SLACK, Setup, TestBackend, eventually, ms, pause, skipped,
+};
 
 fn long(bytes: &[u8]) -> Vec<u8> {
     [&(bytes.len() as u16).to_be_bytes(), bytes].concat()
@@ -13,10 +16,16 @@ fn extension(kind: u16, data: &[u8]) -> Vec<u8> {
 }
 
 /// A ClientHello of this name and protocol, in records of at most `size`.
-pub(super) fn hello(sni: Option<&str>, alpn: Option<&str>, size: usize) -> Vec<u8> {
+pub(crate) fn hello(sni: Option<&str>, alpn: Option<&str>, size: usize) -> Vec<u8> {
+    hello_with(&[], sni, alpn, size)
+}
+
+/// The same, with more extensions before.
+fn hello_with(more: &[u8], sni: Option<&str>, alpn: Option<&str>, size: usize) -> Vec<u8> {
     let sni = sni.map(|n| extension(0, &long(&[&[0], &long(n.as_bytes())[..]].concat())));
     let alpn = alpn.map(|a| extension(16, &long(&[&[a.len() as u8], a.as_bytes()].concat())));
-    let extensions: Vec<u8> = [sni, alpn].into_iter().flatten().flatten().collect();
+    let own = [sni, alpn].into_iter().flatten().flatten();
+    let extensions: Vec<u8> = more.iter().copied().chain(own).collect();
     let mut body = vec![3, 3];
     body.extend([7; 32]);
     body.push(0);
@@ -69,16 +78,122 @@ fn a_hello_may_come_in_any_pieces_and_over_many_records() {
     let (one, rest) = (TestBackend::named("one"), TestBackend::named("rest"));
     let routes = "{match: {sni: [a.test]}, pool: one}, {pool: rest}";
     let proxy = routed(routes, &[("one", &one), ("rest", &rest)]).start();
-    for (bytes, at) in
-        [1, 3, 5, 6, 9, 44, 60].iter().map(|at| (hello(Some("a.test"), None, 20), at))
-    {
-        let client = proxy.client();
-        client.send(&bytes[..*at]);
-        pause(ms(5));
+    let bytes = hello(Some("a.test"), None, 20);
+    // One client for each place, side by side: the first part of all, then the rest of all.
+    let clients: Vec<_> = (1..bytes.len()).map(|at| (proxy.client(), at)).collect();
+    clients.iter().for_each(|(client, at)| client.send(&bytes[..*at]));
+    pause(ms(50));
+    for (client, at) in &clients {
         client.send(&bytes[*at..]);
         client.expect("one");
         client.expect(&bytes);
     }
+}
+
+/// Names that are none, and two of them: not the route of a name, and forwarded untouched.
+#[test]
+fn a_name_that_is_none_leads_to_no_name() {
+    let (one, any, rest) =
+        (TestBackend::named("one"), TestBackend::named("any"), TestBackend::named("rest"));
+    let routes = "{match: {sni: [a.test]}, pool: one}, {match: {sni: \"*\"}, pool: any}, \
+        {pool: rest}";
+    let proxy = routed(routes, &[("one", &one), ("any", &any), ("rest", &rest)]).start();
+    let long = [&"a".repeat(250)[..], ".test"].concat();
+    for name in ["192.0.2.1", "::1", "", "a\0.test", "a.test..", &long] {
+        answer(&proxy, &hello(Some(name), None, 9000), "rest");
+    }
+    for name in ["A.TEST", "a.test."] {
+        answer(&proxy, &hello(Some(name), None, 9000), "one");
+    }
+    answer(&proxy, &hello(Some("b.test"), None, 9000), "any");
+    // Garbage behind a hello is payload; garbage inside makes it none.
+    let good = hello(Some("a.test"), None, 9000);
+    answer(&proxy, &[&good[..], &[0xff; 300]].concat(), "one");
+    let mut bad = good;
+    let at = bad.len() - 1;
+    bad[at] = 0xff;
+    answer(&proxy, &bad, "rest");
+    bad[9 + 2 + 32] = 0xff;
+    answer(&proxy, &bad, "rest");
+}
+
+#[test]
+fn a_hello_as_large_as_with_an_encrypted_one_and_a_post_quantum_share_is_read() {
+    let (one, rest) = (TestBackend::named("one"), TestBackend::named("rest"));
+    let routes = "{match: {sni: [a.test]}, pool: one}, {pool: rest}";
+    let proxy = routed(routes, &[("one", &one), ("rest", &rest)]).start();
+    for (size, name) in [(1_700, "one"), (4_200, "one"), (15_900, "one"), (16_500, "rest")] {
+        // Reserved for nothing (RFC 8701), an encrypted hello, a share of this size, then the name.
+        let more = [
+            extension(0x1a1a, &[]),
+            extension(0xfe0d, &[9; 300]),
+            extension(51, &vec![7; size - 300]),
+        ];
+        for record in [16_384, 500] {
+            let bytes = hello_with(&more.concat(), Some("a.test"), None, record);
+            let client = proxy.client();
+            bytes.chunks(1_400).for_each(|part| client.send(part));
+            client.expect(name);
+            client.expect(&bytes);
+        }
+    }
+}
+
+/// OpenSSL's own hello, with whatever shares and options it has by default, and with the largest
+/// share it knows.
+#[test]
+fn what_openssl_sends_is_understood() {
+    let (one, rest) = (TestBackend::manual(), TestBackend::manual());
+    let routes = "{match: {sni: [a.test], alpn: [h2]}, pool: one}, {pool: rest}";
+    let proxy = routed(routes, &[("one", &one), ("rest", &rest)]).start();
+    let groups = [&[][..], &["-groups", "X25519MLKEM768"], &["-groups", "P-521"]];
+    let mut understood = 0;
+    for group in groups {
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-connect", proxy.address(), "-alpn", "h2,http/1.1"]);
+        command.args(["-servername", "A.test"]).args(group);
+        let null = Stdio::null;
+        let Ok(mut client) = command.stdin(null()).stdout(null()).stderr(null()).spawn() else {
+            return skipped("there is no openssl");
+        };
+        // An old one does not know the group, and ends without a hello.
+        let mut hello = Vec::new();
+        eventually(PATIENCE, "it has connected or ended", || {
+            one.accepted() > understood || client.try_wait().unwrap().is_some()
+        });
+        if one.accepted() > understood {
+            understood += 1;
+            hello = one.accept().receive(200);
+        }
+        let _ = client.kill();
+        let _ = client.wait();
+        assert!(hello.is_empty() || hello[0] == 22, "{hello:?}");
+    }
+    assert!(understood >= 2, "{understood} hellos were understood");
+    assert_eq!(rest.accepted(), 0);
+}
+
+#[test]
+fn ports_and_what_is_no_tls_have_their_routes() {
+    let [low, plain, rest] = ["low", "plain", "rest"].map(TestBackend::named);
+    // The port that a PROXY header names is the one that the client has connected to.
+    let routes = "{match: {port: 4433}, pool: low}, {match: {tls: false}, pool: plain}, \
+        {pool: rest}";
+    let pools = [("low", &low), ("plain", &plain), ("rest", &rest)];
+    let proxy = routed(&format!("{routes}], accept_proxy_protocol: [127.0.0.1"), &pools).start();
+    let at = |port: u16| {
+        let client = proxy.client();
+        client.send(format!("PROXY TCP4 192.0.2.1 192.0.2.2 1 {port}\r\n"));
+        client
+    };
+    // Without a byte: nothing of a hello can matter at this port.
+    at(4433).expect("low");
+    let client = at(443);
+    client.send("GET /");
+    client.expect("plain");
+    let client = at(443);
+    client.send(hello(None, None, 9000));
+    client.expect("rest");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod herd;
 mod kinds;
 mod passive;
 mod recovery;
+mod resume;
 mod rotation;
 mod standby;
 mod survival;

@@ -149,6 +149,50 @@ fn an_ejection_doubles_until_a_trial_passes() {
     eventually(PATIENCE, "both serve again", || tally(&proxy, 4).get("a") == Some(&2));
 }
 
+/// A pool whose `a` has been ejected, is back and echoes, with `b` as another one if there is one.
+fn after_an_ejection<const N: usize>(names: [&'static str; N]) -> ([Node; N], Proxy) {
+    let nodes = names.map(Node::named);
+    let keys = "max_ejected_percent: 100, base_ejection: 150ms, max_ejection: 150ms";
+    let proxy = ejecting(&nodes, keys).start();
+    nodes[0].kill();
+    (0..4 * N).for_each(|_| drop(who(&proxy)));
+    proxy.expect_told("evicted", "a");
+    nodes.iter().for_each(|node| node.set(Mode::Echoes));
+    nodes[0].restart();
+    (nodes, proxy)
+}
+
+#[test]
+fn a_silent_client_that_is_the_trial_of_the_last_backend_keeps_nobody_out() {
+    let (nodes, proxy) = after_an_ejection(["a"]);
+    let mut silent = None;
+    eventually(PATIENCE, "a client is the trial", || {
+        silent = Some(proxy.client());
+        pause(ms(2));
+        nodes[0].accepted() > 0
+    });
+    let client = proxy.client();
+    client.expect_echo("not shut out");
+    proxy.expect_told("reinstated", "a");
+    silent.unwrap().expect_echo("nor is this one");
+}
+
+#[test]
+fn a_trial_that_a_silent_client_leaves_open_is_given_to_another() {
+    let (nodes, proxy) = after_an_ejection(["a", "b"]);
+    let mut silent = Vec::new();
+    eventually(PATIENCE, "one is the trial", || {
+        silent.push(proxy.client());
+        pause(ms(2));
+        nodes[0].accepted() > 0
+    });
+    eventually(PATIENCE, "a serves again", || {
+        proxy.client().expect_echo("x");
+        !proxy.told("reinstated", "a").is_empty()
+    });
+    silent.iter().for_each(|client| client.expect_echo("still here"));
+}
+
 /// [HH-5] Sixty percent fail traffic; half may be ejected.
 #[test]
 fn no_more_are_ejected_than_the_limit_allows() {
@@ -218,6 +262,28 @@ fn a_backend_that_accepts_and_never_answers_is_ejected_by_first_byte() {
     assert_eq!(told.evidence, "3 connections failed in a row: no first byte within 150ms");
     assert!(!sequence(&proxy, 12).contains('a'));
     drop(waiting);
+}
+
+/// Connections from before an ejection show by their silence how the backend fares now.
+#[test]
+fn a_silence_counts_from_what_the_client_said_and_not_from_when_it_came() {
+    let nodes = [Node::named("a"), Node::named("b")];
+    nodes[0].set(Mode::Silent);
+    // One thread: they take turns in the order in which they came.
+    let setup = ejecting(&nodes, "first_byte: 100ms, base_ejection: 150ms").threads(1);
+    let proxy = setup.start();
+    let clients: Vec<_> = (0..12).map(|_| proxy.client()).collect();
+    eventually(PATIENCE, "half are there", || nodes[0].accepted() == 6);
+    // Three of the six get it ejected, and it comes back.
+    clients[..6].iter().for_each(|client| client.send("hello"));
+    proxy.expect_told("evicted", "a");
+    nodes[0].set(Mode::Greets);
+    eventually(PATIENCE, "a is back", || {
+        let _ = who(&proxy);
+        !proxy.told("reinstated", "a").is_empty()
+    });
+    clients[6..].iter().for_each(|client| client.send("hello"));
+    eventually(PATIENCE, "ejected again", || proxy.told("evicted", "a").len() == 2);
 }
 
 /// [BF-3] Connections stay open at a frozen one, so it seems the least loaded no longer; and its limit

@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use super::{checking, client_of, expect_checks, expect_service_of, sequence, tally, who};
+use crate::support::admin::Admin;
 use crate::support::{
-    Answers, End, Node, PATIENCE, SLACK, Setup, eventually, ms, pause, throughout,
+    Answers, BlackHole, End, Node, PATIENCE, SLACK, Setup, eventually, ms, pause, throughout,
 };
 
 /// Two nodes that take turns, and one behind them.
@@ -241,6 +242,22 @@ fn primaries_that_come_and_go_under_load_lose_nobody() {
     });
     assert!(!proxy.reasons().contains_key("connect_failed"), "{:?}", proxy.reasons());
     assert!(!proxy.reasons().contains_key("no_backend"), "{:?}", proxy.reasons());
+}
+
+/// Whatever takes a backend out for good takes out the connections that are on their way to it.
+#[test]
+fn a_connection_under_way_to_a_backend_that_is_disabled_goes_elsewhere() {
+    let (hole, good) = (BlackHole::new(), Node::named("b"));
+    let first = format!("{{address: \"{}\", name: hole}}", hole.address());
+    let setup = Setup::to([first, good.entry("")]).head("admin: {bind: \"127.0.0.1:0\"}");
+    let patient = "strategy: first_available, connect: {timeout: 30s, deadline: 30s, hedge: off}";
+    let proxy = setup.pool(patient).start();
+    let admin = Admin::of(&proxy);
+    let client = proxy.client();
+    eventually(PATIENCE, "it is under way", || hole.dials_of(proxy.pid()) == 1);
+    admin.post("/api/v1/pools/app/backends/hole/disable", "{}").ok();
+    assert_eq!(client.receive(1), b"b");
+    assert_eq!(hole.dials_of(proxy.pid()), 0);
 }
 
 /// [HH-6] Who waits for a slot of the backup is served by the primary once that is back: what a backup

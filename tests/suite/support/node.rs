@@ -1,11 +1,12 @@
 //! Worker nodes that die, come back and misbehave on one address, and answers to checks by script.
 
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Socket, Type};
 
 use super::backend::{drain, echo};
@@ -16,6 +17,8 @@ use super::{Peer, TestBackend};
 pub(crate) enum Mode {
     /// Says its name at once, then sends back what it gets.
     Greets,
+    /// Sends back what it gets.
+    Echoes,
     /// Reads and never answers: as a frozen process looks from outside.
     Silent,
     /// Resets it as soon as there is something to read.
@@ -36,6 +39,8 @@ struct Shared {
     mode: Mutex<Mode>,
     /// When each connection was accepted.
     accepted: Mutex<Vec<Instant>>,
+    /// The most that were open at once.
+    most_open: AtomicUsize,
 }
 
 /// From a start to a death.
@@ -57,7 +62,11 @@ impl Node {
     pub(crate) fn dead(name: &'static str) -> Self {
         let guard = bound(0);
         let address = guard.local_addr().unwrap().as_socket().unwrap();
-        let shared = Shared { mode: Mutex::new(Mode::Greets), accepted: Mutex::default() };
+        let shared = Shared {
+            mode: Mutex::new(Mode::Greets),
+            accepted: Mutex::default(),
+            most_open: AtomicUsize::default(),
+        };
         Self { name, address, _guard: guard, life: Mutex::default(), shared: Arc::new(shared) }
     }
 
@@ -108,6 +117,12 @@ impl Node {
         self.shared.accepted.lock().unwrap().len()
     }
 
+    /// The most connections that were open at the same moment, as it saw them: what the other side
+    /// had ended, read or not, is not counted.
+    pub(crate) fn most_open(&self) -> usize {
+        self.shared.most_open.load(Ordering::SeqCst)
+    }
+
     /// When each connection was accepted.
     pub(crate) fn accept_times(&self) -> Vec<Instant> {
         self.shared.accepted.lock().unwrap().clone()
@@ -129,6 +144,9 @@ impl Life {
             let mut open = self.open.lock().unwrap();
             open.retain(|socket| socket.strong_count() > 0);
             open.push(peer.downgrade());
+            let others = open.iter().filter_map(Weak::upgrade);
+            let count = others.filter(|socket| !has_ended(socket)).count();
+            shared.most_open.fetch_max(count, Ordering::SeqCst);
             if self.is_over.load(Ordering::SeqCst) {
                 let _ = peer.socket().set_linger(Some(Duration::ZERO));
                 return;
@@ -155,6 +173,7 @@ impl Mode {
         match self {
             Self::Greets if peer.try_send(name).is_ok() => echo(peer),
             Self::Greets => {}
+            Self::Echoes => echo(peer),
             Self::Silent => drop(drain(&peer)),
             Self::Resets => {
                 let _ = peer.try_read(&mut [0]);
@@ -162,6 +181,13 @@ impl Mode {
             }
         }
     }
+}
+
+/// Whether the other side has ended.
+fn has_ended(socket: &Socket) -> bool {
+    let end = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    let mut polled = [PollFd::new(socket, end)];
+    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 fn bound(port: u16) -> Socket {

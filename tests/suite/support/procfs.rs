@@ -35,6 +35,13 @@ pub(crate) fn descriptors(pid: u32) -> HashMap<u32, String> {
     entries.collect()
 }
 
+/// Whether a process runs: one that has ended and that nobody has asked about does not.
+pub(crate) fn runs(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // The state follows the name, which is in parentheses.
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with(['Z', 'X']))
+}
+
 /// How many descriptors of a process are sockets.
 pub(crate) fn socket_count(pid: u32) -> usize {
     descriptors(pid).values().filter(|what| what.starts_with("socket:")).count()

@@ -61,7 +61,8 @@ impl Proxy {
     fn run_tidegate(&mut self, setup: &Setup) {
         let mut command = setup.command(self.scratch.path());
         let mut child = command.spawn().unwrap();
-        self.log.collect(child.stdout.take().unwrap());
+        // A test may have put a socket there.
+        child.stdout.take().into_iter().for_each(|output| self.log.collect(output));
         self.log.collect(child.stderr.take().unwrap());
         self.child = Some(child);
         let start = Instant::now();
@@ -137,6 +138,16 @@ impl Proxy {
     /// Where its configuration is, and what it has written.
     pub(crate) fn directory(&self) -> &std::path::Path {
         self.scratch.path()
+    }
+
+    /// Puts a shell script in the place of the binary, as an upgrade that goes wrong. See
+    /// [`Setup::replaceable`].
+    #[track_caller]
+    pub(crate) fn replace_binary(&self, script: &str) {
+        let write = "printf '#!/bin/sh\\n%s\\n' \"$1\" > new && chmod 755 new && mv new tidegate";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", write, "sh", script]).current_dir(self.directory());
+        assert!(shell.status().unwrap().success());
     }
 
     /// Errors in its log belong to the scenario.

@@ -1,9 +1,13 @@
 //! How the program under test is to be started.
 
 use std::fmt::{Display, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use socket2::Socket;
 
 use super::Proxy;
 
@@ -20,6 +24,9 @@ pub(crate) struct Setup {
     threads: u32,
     pub(super) listening: usize,
     descriptors: Option<(u32, u32)>,
+    is_replaceable: bool,
+    environment: Vec<(&'static str, String)>,
+    activation: Option<(Arc<Socket>, Arc<Socket>, &'static str)>,
 }
 
 impl Setup {
@@ -48,6 +55,9 @@ impl Setup {
                 .map_or(4, |threads| threads.parse().expect("TIDEGATE_TEST_THREADS is a number")),
             listening: 1,
             descriptors: None,
+            is_replaceable: false,
+            environment: Vec::new(),
+            activation: None,
         }
     }
 
@@ -100,6 +110,30 @@ impl Setup {
         self
     }
 
+    /// Runs the program from a file in its directory, which [`Proxy::replace_binary`] replaces.
+    pub(crate) fn replaceable(mut self) -> Self {
+        self.is_replaceable = true;
+        self
+    }
+
+    /// Sets a variable of the program's environment.
+    pub(crate) fn variable(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.environment.push((name, value.into()));
+        self
+    }
+
+    /// Starts it as a service manager does that has opened these two sockets, for the process whose
+    /// number the shell makes of `pid`: `$$` is the program's own.
+    pub(crate) fn activated(
+        mut self,
+        one: &Arc<Socket>,
+        two: &Arc<Socket>,
+        pid: &'static str,
+    ) -> Self {
+        self.activation = Some((Arc::clone(one), Arc::clone(two), pid));
+        self
+    }
+
     /// Starts the program and waits until it listens.
     #[track_caller]
     pub(crate) fn start(self) -> Proxy {
@@ -128,21 +162,49 @@ impl Setup {
     pub(super) fn command(&self, directory: &Path) -> Command {
         let file = directory.join("tidegate.yaml");
         std::fs::write(&file, self.file()).unwrap();
-        let binary = env!("CARGO_BIN_EXE_tidegate");
+        let binary = match self.is_replaceable {
+            false => PathBuf::from(env!("CARGO_BIN_EXE_tidegate")),
+            true => own_binary(directory),
+        };
         let mut command = match self.descriptors {
-            None => Command::new(binary),
+            None if self.activation.is_some() => {
+                let pid = self.activation.as_ref().map_or("", |(_, _, pid)| pid);
+                let mut shell = Command::new("sh");
+                let variables = format!("LISTEN_PID={pid} LISTEN_FDS=2 LISTEN_FDNAMES=one:two");
+                let passed = "exec 3<&0 4>&1 </dev/null >&2";
+                shell.args(["-c", &format!("{passed}; {variables} exec \"$0\" \"$@\"")]);
+                shell.arg(&binary);
+                shell
+            }
+            None => Command::new(&binary),
             Some((soft, hard)) => {
                 let mut shell = Command::new("sh");
                 let limits = format!("ulimit -Sn {soft} && ulimit -Hn {hard}");
-                shell.args(["-c", &format!("{limits} && exec \"$0\" \"$@\""), binary]);
+                shell.args(["-c", &format!("{limits} && exec \"$0\" \"$@\"")]).arg(&binary);
                 shell
             }
         };
         command.args(["run", "-c"]).arg(file);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Some((one, two, _)) = &self.activation {
+            let passed = |socket: &Socket| Stdio::from(OwnedFd::from(socket.try_clone().unwrap()));
+            command.stdin(passed(one)).stdout(passed(two));
+        }
         command.current_dir(directory).env_remove("TIDEGATE_CONFIG").env_remove("RUST_LOG");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
+}
+
+/// The program under another name in `directory`. Nothing is opened for writing here: what another
+/// thread starts meanwhile would hold it open, and a file that is open for writing cannot be run.
+fn own_binary(directory: &Path) -> PathBuf {
+    let (program, own) = (env!("CARGO_BIN_EXE_tidegate"), directory.join("tidegate"));
+    if std::fs::hard_link(program, &own).is_err() {
+        let done = Command::new("cp").arg(program).arg(&own).status().unwrap();
+        assert!(done.success());
+    }
+    own
 }
 
 /// A directory of its own, removed when dropped.

@@ -1,5 +1,9 @@
 //! Another configuration while the program runs.
 
+mod load;
+mod state;
+mod storm;
+
 use rustix::process::Signal;
 
 use super::support::admin::Admin;
@@ -51,23 +55,42 @@ fn a_hundred_bad_reloads_leave_nothing_behind() {
     let blocked =
         good.replace("admin: {bind: \"127.0.0.1:0\"}", &format!("admin: {{bind: \"{taken}\"}}"));
     admin.get("/livez");
-    let before = procfs::descriptors(proxy.pid()).len();
+    let counts =
+        || (procfs::descriptors(proxy.pid()).len(), procfs::thread_times(proxy.pid()).len());
+    let (before, file) = (counts(), proxy.directory().join("tidegate.yaml"));
+    let resident = proxy.resident();
     for round in 0..100 {
-        let (bad, code) = match round % 2 {
-            0 => (good.replace("backends:", "backend:"), 422),
-            _ => (blocked.clone(), 409),
+        let (bad, code) = match round % 5 {
+            0 => (Some(good.replace("backends:", "backend:")), 422),
+            1 => (Some(format!("{good}\n: [")), 422),
+            2 => (Some(good.replace("app: {backends", "other: {backends")), 422),
+            3 => (Some(blocked.clone()), 409),
+            // It is not there at all.
+            _ => (None, 409),
         };
-        write(&proxy, &bad);
+        match bad {
+            Some(bad) => write(&proxy, &bad),
+            None => std::fs::remove_file(&file).unwrap(),
+        }
         let answer = admin.post("/api/v1/reload", "{}");
         assert_eq!(answer.code, code, "{answer:?}");
         if code == 422 {
             assert!(answer.json()["problems"][0]["line"].is_u64(), "{answer:?}");
         }
     }
-    eventually(PATIENCE, "as many descriptors as before", || {
-        procfs::descriptors(proxy.pid()).len() <= before
+    // Threads for reading files stay a while; there are never more of them than one at a time needs.
+    eventually(PATIENCE * 2, "as many descriptors and threads as before", || {
+        let now = counts();
+        now.0 <= before.0 && now.1 <= before.1 + 1
     });
+    let grown = proxy.resident().saturating_sub(resident);
+    assert!(grown < 4 << 20, "{grown} bytes more");
     assert_eq!(proxy.client().receive(3), b"one");
+    let two = TestBackend::named("two");
+    write(&proxy, &setup(&[&two]).file());
+    admin.post("/api/v1/reload", "{}").ok();
+    assert_eq!(proxy.client().receive(3), b"two", "a good one is put in force after all of them");
+    assert_eq!(admin.metric("tidegate_config_reloads_total", &["failure"]), 100.0);
 }
 
 #[test]
@@ -90,6 +113,71 @@ fn the_admin_endpoint_moves_and_goes() {
     write(&proxy, &Setup::to([one.address()]).file());
     second.post("/api/v1/reload", "{}").ok();
     eventually(PATIENCE, "its file is gone", || !path.exists());
+}
+
+#[test]
+fn a_refused_reload_names_the_file_with_every_problem() {
+    let one = TestBackend::named("one");
+    let proxy = setup(&[&one]).start();
+    let admin = Admin::of(&proxy);
+    let url = format!("http://{}", admin.address());
+    let file = proxy.directory().join("tidegate.yaml").display().to_string();
+    let good = setup(&[&one]).file();
+    write(&proxy, &format!("nope: 1\n{good}"));
+    let answer = admin.post("/api/v1/reload", "{}");
+    assert_eq!(answer.code, 422, "{answer:?}");
+    assert_eq!(answer.json()["file"].as_str(), Some(&*file));
+    let done = tidegate(&["reload", "--admin", &url]);
+    let line = format!("{file}:1:1: nope: unknown key");
+    assert!(done.code == 1 && done.stderr.contains(&line), "{done:?}");
+    proxy.expect_line(&line);
+    // What the file names is read as well.
+    let head = "admin: {bind: \"127.0.0.1:0\", token_file: /nowhere/token}";
+    write(&proxy, &Setup::to([one.address()]).head(head).file());
+    let answer = admin.post("/api/v1/reload", "{}");
+    assert_eq!(answer.code, 422, "{answer:?}");
+    let problem = &answer.json()["problems"][0];
+    assert_eq!(problem["path"], "admin.token_file", "{problem}");
+    assert!(problem["line"].as_u64() > Some(0), "{problem}");
+    std::fs::remove_file(&file).unwrap();
+    let done = tidegate(&["reload", "--admin", &url]);
+    assert!(done.code == 1 && done.stderr.contains(&format!("cannot read {file}")), "{done:?}");
+    assert_eq!(proxy.client().receive(3), b"one");
+}
+
+#[test]
+fn a_reload_tells_what_of_the_process_has_changed_and_what_needs_a_restart() {
+    let one = TestBackend::named("one");
+    let proxy = setup(&[&one]).start();
+    let admin = Admin::of(&proxy);
+    let url = format!("http://{}", admin.address());
+    let threads = || setup(&[&one]).threads(3);
+    write(&proxy, &threads().runtime("max_connections: 50").file());
+    let done = tidegate(&["reload", "--admin", &url]);
+    assert!(done.stdout.contains("settings changed: runtime.max_connections"), "{done:?}");
+    assert!(done.stdout.contains("needs a restart: runtime.threads"), "{done:?}");
+    proxy.expect_line("runtime.threads has changed");
+    let done = tidegate(&["reload", "--admin", &url]);
+    assert!(done.stdout.contains("nothing has changed"), "{done:?}");
+}
+
+#[test]
+fn a_weight_that_is_in_force_already_is_no_news() {
+    let one = TestBackend::named("one");
+    let proxy = setup(&[&one]).start();
+    let admin = Admin::of(&proxy);
+    let status = admin.get("/api/v1/status").ok();
+    let (pool, backend) = (&status["pools"][0]["name"], &status["pools"][0]["backends"][0]);
+    assert_eq!(backend["reason"], "no health_check, and nothing has failed so far", "{backend}");
+    let (pool, name) = (pool.as_str().unwrap(), backend["name"].as_str().unwrap());
+    let path = format!("/api/v1/pools/{pool}/backends/{name}/weight");
+    for weight in [1, 2, 2, 1] {
+        let answer = admin.ask("PUT", &path, "", &format!("{{\"weight\": {weight}}}"));
+        assert_eq!(answer.code, 200, "{answer:?}");
+    }
+    let events = admin.get("/api/v1/events").ok();
+    let told = events.as_array().unwrap().iter().filter(|event| event["kind"] == "weight");
+    assert_eq!(told.map(|event| event["weight"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 1]);
 }
 
 /// [RL-6] What is counted of a backend goes on when it is back while its connections are still open.
