@@ -58,6 +58,9 @@ enum Command {
     /// The same, live, in the terminal
     Top(top::Arguments),
     /// Take a backend out of rotation; its open connections go on
+    ///
+    /// The active one of a hot standby gives its role to the next, and its connections are closed as the
+    /// pool's `demotion` says: after 2s unless it is told otherwise.
     Drain(remote::Backend),
     /// Put a backend back into use
     Enable(remote::Backend),

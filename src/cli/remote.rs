@@ -358,6 +358,15 @@ impl Kill {
     }
 }
 
+/// What a pool is after its role was moved.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Moved {
+    name: String,
+    active: Option<String>,
+    preparing: Option<String>,
+}
+
 impl Failover {
     pub(super) fn run(&self) -> Result<String, Failure> {
         let path = format!("/api/v1/pools/{}/failover", part(&self.pool));
@@ -368,9 +377,17 @@ impl Failover {
         self.common.run(
             |client| client.post(&path, &body),
             |answer, _| {
-                let pool: Pool = read(answer)?;
-                let active = pool.active.unwrap_or_default();
-                Ok(format!("{}\n", safe(&format!("{active} is active in pool {}", pool.name))))
+                let pool: Moved = read(answer)?;
+                let told = match (pool.active, pool.preparing) {
+                    (Some(active), _) => format!("{active} is active in pool {}", pool.name),
+                    (None, Some(next)) => format!(
+                        "{next} is being prepared in pool {}: it is active once its actions before \
+                         traffic have succeeded; connections wait (tidegate events says how they end)",
+                        pool.name
+                    ),
+                    (None, None) => format!("nobody is active in pool {}", pool.name),
+                };
+                Ok(format!("{}\n", safe(&told)))
             },
         )
     }

@@ -44,10 +44,14 @@ impl Controller {
             }
             Request::Connections(filter, reply) => {
                 let (threads, now) = (self.threads.clone(), self.clock.now());
+                let known = self.knows(&filter);
                 tokio::task::spawn_local(async move {
                     let open = list(&threads, None).await;
                     let shown = open.into_iter().filter(|one| filter.takes(one));
-                    let _ = reply.send(Ok(shown.map(|one| connection_status(one, now)).collect()));
+                    let shown: Vec<_> = shown.map(|one| connection_status(one, now)).collect();
+                    // What was configured is known by its connections.
+                    let unknown = known.err().filter(|_| shown.is_empty());
+                    let _ = reply.send(unknown.map_or(Ok(shown), Err));
                 });
             }
             Request::HandOver(reply) => self.want_hand_over(reply),
@@ -86,6 +90,23 @@ impl Controller {
         })
     }
 
+    /// Whether there are a pool and a backend of these names.
+    fn knows(&self, filter: &Filter) -> Result<(), Error> {
+        match (&filter.pool, &filter.backend) {
+            (Some(pool), Some(backend)) => {
+                self.backend_called(self.pool_called(pool)?, backend).map(|_| ())
+            }
+            (Some(pool), None) => self.pool_called(pool).map(|_| ()),
+            (None, Some(backend)) => {
+                let mut pools = 0..self.pools.len();
+                let is_somewhere = pools.any(|index| self.backend_called(index, backend).is_ok());
+                let unknown = || Error::Unknown(format!("no backend is called {backend:?}"));
+                is_somewhere.then_some(()).ok_or_else(unknown)
+            }
+            (None, None) => Ok(()),
+        }
+    }
+
     fn backend_called(&self, index: usize, name: &str) -> Result<Id, Error> {
         let pool = &self.pools[index];
         let found = pool.keeper.nodes.iter().find(|node| *node.name == *name);
@@ -103,13 +124,16 @@ impl Controller {
         operation: Operation,
     ) -> Result<BackendStatus, Error> {
         let index = self.pool_called(pool)?;
+        if let Operation::Kill { idle } = operation {
+            return self.kill(index, backend, idle).await;
+        }
         let id = self.backend_called(index, backend)?;
         match operation {
             Operation::Drain => self.say(id, Operator::Draining),
             Operation::Enable => self.say(id, Operator::Enabled),
             Operation::Disable => self.say(id, Operator::Disabled),
             Operation::Weight(weight) => self.weigh(index, id, weight),
-            Operation::Kill { idle } => self.kill(id, idle).await,
+            Operation::Kill { .. } => {}
         }
         self.settle_all().await;
         let at = self.now();
@@ -145,9 +169,27 @@ impl Controller {
         self.unsaved();
     }
 
-    async fn kill(&self, id: Id, idle: Option<Duration>) {
-        let which = Which::Of(id, idle.map_or(0, ticks));
-        self.threads.tell(&Notice::End { which, reason: Ending::Killed }).await;
+    /// Closes the connections of all that are listed under this name: of one that is configured no more
+    /// too.
+    async fn kill(
+        &self,
+        index: usize,
+        name: &str,
+        idle: Option<Duration>,
+    ) -> Result<BackendStatus, Error> {
+        let pool = &self.pools[index];
+        let parted: Vec<_> =
+            pool.parted.iter().map(|p| &p.node).filter(|n| *n.name == *name).collect();
+        let node = match (self.backend_called(index, name), &parted[..]) {
+            (Ok(id), _) => pool.keeper.node(id).ok_or(Error::Gone)?,
+            (Err(_), [parted, ..]) => parted,
+            (Err(unknown), []) => return Err(unknown),
+        };
+        for id in parted.iter().map(|node| node.id).chain([node.id]) {
+            let which = Which::Of(id, idle.map_or(0, ticks));
+            self.threads.tell(&Notice::End { which, reason: Ending::Killed }).await;
+        }
+        Ok(backend_status(pool, node, self.now()))
     }
 
     async fn fail_over(&mut self, pool: &str, to: Option<&str>) -> Result<PoolStatus, Error> {
@@ -181,6 +223,7 @@ impl Controller {
             name: Arc::clone(pool.name()),
             strategy: pool.entry.name,
             active: pool.active().and_then(|id| pool.name_of(id)),
+            preparing: pool.preparing().and_then(|id| pool.name_of(id)),
             backends: nodes.iter().map(|node| backend_status(pool, node, at)).collect(),
         }
     }
@@ -202,20 +245,27 @@ fn unusable(node: &Node) -> String {
 }
 
 pub(super) fn backend_status(pool: &Controlled, node: &Node, at: Tick) -> BackendStatus {
-    let state = node.health.state();
-    let live = pool.backings.get(&node.id).map(|backing| &backing.backend);
-    let age = Duration::from_millis(node.health.age(at));
+    let backing = pool.backings.get(&node.id);
+    let live = backing.map(|backing| &backing.backend);
+    let is_parted = pool.keeper.node(node.id).is_none();
+    let (state, reason) = if is_parted {
+        (State::Draining, "no longer configured".to_owned())
+    } else {
+        let reason = match node.health.reason() {
+            Evidence::Start if pool.probe.is_none() => "no health check".to_owned(),
+            reason => reason.to_string(),
+        };
+        (node.health.state(), reason)
+    };
+    let since = backing.map(|backing| backing.since(node.health.age(at), at));
     BackendStatus {
         name: Arc::clone(&node.name),
         address: node.address.to_string(),
         state: state.as_str(),
-        usable: state.is_usable(),
+        usable: !is_parted && pool.keeper.is_usable(node),
         in_rotation: pool.is_in_rotation(node.id),
-        since: wall().checked_sub(age).unwrap_or(std::time::SystemTime::UNIX_EPOCH),
-        reason: match node.health.reason() {
-            Evidence::Start if pool.probe.is_none() => "no health check".to_owned(),
-            reason => reason.to_string(),
-        },
+        since: since.unwrap_or_else(wall),
+        reason,
         weight: node.weight.value(),
         priority: node.priority,
         connections_active: live.map_or(0, |live| live.load.open().into()),

@@ -282,7 +282,7 @@ impl Controller {
         // At start nobody follows: no events, no takeover. What traffic waits for is run later.
         let told = std::mem::take(&mut controlled.keeper.told);
         controlled.postponed = told.into_iter().rev().find_map(|told| match told {
-            Did(Action::Prepare { to, serial }) => Some((to, serial)),
+            Did(Action::Prepare { to, serial, why }) => Some((to, serial, why)),
             _ => None,
         });
         let clock = self.clock;

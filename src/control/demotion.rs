@@ -44,6 +44,7 @@ async fn close(threads: &Threads, backend: Id, rate: u32) {
     if !open.is_empty() {
         info!(backend, connections = open.len(), rate, "closing connections of a demoted backend");
     }
+    let count = open.len();
     let mut ticks = tokio::time::interval(STEP);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // In millionths of a connection, so that any rate comes out right.
@@ -60,6 +61,9 @@ async fn close(threads: &Threads, backend: Id, rate: u32) {
             let which = Which::Numbers(numbers.into());
             threads.tell(&Notice::End { which, reason: Ending::Demoted }).await;
         }
+    }
+    if count > 0 {
+        info!(backend, connections = count, "the demoted backend has no connections left");
     }
 }
 

@@ -197,14 +197,18 @@ impl fmt::Display for More {
 
 impl fmt::Display for TakeoverMore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { from, to, detection_ms, takeover_ms, retried, cut, lost } = self;
+        let Self { from, to, detection_ms, takeover_ms, retried, cut, demoting, lost } = self;
         let from = from.as_deref().unwrap_or("nobody");
         write!(f, "{from} -> {to}: detected in {detection_ms} ms, ")?;
         match takeover_ms {
             Some(ms) => write!(f, "first connection after {ms} ms, ")?,
             None => f.write_str("no connection yet, ")?,
         }
-        write!(f, "{retried} retried, {cut} cut, {lost} lost")
+        write!(f, "{retried} retried, {cut} cut, {lost} lost")?;
+        match demoting {
+            0 => Ok(()),
+            count => write!(f, " ({count} of those cut are yet to be closed)"),
+        }
     }
 }
 
@@ -221,8 +225,10 @@ pub struct TakeoverMore {
     pub takeover_ms: Option<u64>,
     /// Failed on the old, served by the new.
     pub retried: u64,
-    /// Open on the old, ended by its death or the demotion.
+    /// Open on the old, ended by its death or the demotion, or yet to be.
     pub cut: u64,
+    /// How many of those the demotion is yet to close.
+    pub demoting: u64,
     /// Got no backend.
     pub lost: u64,
 }
@@ -236,6 +242,7 @@ impl From<&Report> for TakeoverMore {
             takeover_ms: report.takeover_ms,
             retried: report.retried,
             cut: report.cut,
+            demoting: report.demoting,
             lost: report.lost,
         }
     }

@@ -19,7 +19,6 @@ use crate::failover::{
     Action, Assembly, Edge, Event as RoleEvent, Id, Standby, Switch, Takeover as Which, Why,
 };
 use crate::health::{Cause, Change, State, Tick, Turn};
-use crate::net::clock::ticks;
 use crate::state::{Ending, Notice, Wait};
 
 /// How often the report of a takeover is looked at.
@@ -190,7 +189,7 @@ impl Controller {
         match action {
             Action::Vacate { from, why } => self.vacate(index, from, &why).await,
             Action::Abandon { serial } => self.pools[index].repairs.abandon(serial),
-            Action::Prepare { to, serial } => self.prepare(index, to, serial),
+            Action::Prepare { to, serial, why } => self.prepare(index, (to, serial), &why),
             Action::Switch(switch) => self.switch(index, &switch),
         }
     }
@@ -223,7 +222,7 @@ impl Controller {
         pool.demotions.insert(id, demotion);
     }
 
-    pub(super) fn prepare(&mut self, index: usize, to: Id, serial: u64) {
+    pub(super) fn prepare(&mut self, index: usize, (to, serial): (Id, u64), why: &Why) {
         let pool = &mut self.pools[index];
         pool.hold(Some(Wait::Actions));
         pool.is_dirty = true;
@@ -231,21 +230,21 @@ impl Controller {
         let actions = actions.filter(|action| is_before_traffic(action)).cloned().collect();
         let name = pool.name_of(to);
         info!(pool = %pool.name(), backend = name.as_deref(), "actions before traffic begin");
-        let evidence: Arc<str> = "about to become active".into();
         let what = (recovery::Event::Takeover, actions);
-        if let Some(run) = self.act(index, what, to, ("takeover", &evidence)) {
+        if let Some(run) = self.act(index, what, to, (why.cause.as_str(), &why.evidence)) {
             self.pools[index].repairs.enter_hook(serial, run);
         }
     }
 
     /// The role is in force.
     fn switch(&mut self, index: usize, switch: &Switch) {
+        // Whoever is active again keeps what the demotion has not reached.
+        self.pools[index].demotions.remove(&switch.to);
         self.tell_report(index);
         let at = self.now();
         let pool = &mut self.pools[index];
         pool.reign += 1;
         pool.is_dirty = true;
-        pool.demotions.remove(&switch.to);
         let (Some(to), vacated) = (pool.name_of(switch.to), pool.vacated.take()) else { return };
         info!(pool = %pool.name(), backend = %to, cause = switch.why.cause.as_str(),
             evidence = %switch.why.evidence, "active");
@@ -264,10 +263,9 @@ impl Controller {
             evidence: &switch.why.evidence,
         };
         let assembly = Assembly::new(which, first_sign, decided);
-        let planned = planned_demotion(pool, old.as_ref().map_or(0, |old| old.load.open()));
-        let sides = (switch.from, old);
         pool.takeover =
-            Some(Takeover::new(assembly, sides, (first_sign, planned), &pool.pool.live));
+            Some(Takeover::new(assembly, (switch.from, old), first_sign, &pool.pool.live));
+        pool.pool.live.counters.takeovers.add();
         let actions = pool.config.recovery.on_takeover.iter();
         let actions = actions.filter(|action| !is_before_traffic(action)).cloned().collect();
         let number = pool.number;
@@ -284,8 +282,7 @@ impl Controller {
         let Some(index) = self.pools.iter().position(|pool| pool.number == number) else { return };
         let pool = &mut self.pools[index];
         let Some(takeover) = &mut pool.takeover else { return };
-        let is_demoted = takeover.from.is_some_and(|from| pool.demotions.contains_key(&from));
-        if takeover.is_complete(at, is_demoted) {
+        if takeover.is_complete(at) {
             self.tell_report(index);
         } else {
             self.timers.set(at + REPORT_EVERY, Timer::Report(number));
@@ -297,9 +294,9 @@ impl Controller {
         let at = self.now();
         let pool = &mut self.pools[index];
         let Some(takeover) = pool.takeover.take() else { return };
-        let report = takeover.report(&pool.pool.live, at);
+        let is_demoted = takeover.from.is_some_and(|from| pool.demotions.contains_key(&from));
+        let report = takeover.report(&pool.pool.live, at, is_demoted);
         let counters = &pool.pool.live.counters;
-        counters.takeovers.add();
         if let Some(took) = report.takeover_ms {
             counters.takeover.record(Duration::from_millis(took));
         }
@@ -409,15 +406,6 @@ pub(super) fn proof(pool: &Controlled) -> Proof {
         fall: check.fall,
         span: u64::from(check.fall) * check.interval,
     })
-}
-
-fn planned_demotion(pool: &Controlled, open: u32) -> Tick {
-    let demotion = &pool.config.failover.demotion;
-    if pool.closes_demoted() {
-        ticks(demotion.grace) + u64::from(open) * 1000 / u64::from(demotion.rate.0.max(1))
-    } else {
-        0
-    }
 }
 
 /// An attempt that will be repeated is told in the log, the last one with its action.

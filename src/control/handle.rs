@@ -80,6 +80,9 @@ pub struct PoolStatus {
     pub strategy: &'static str,
     /// Who is active, in a hot standby.
     pub active: Option<Arc<str>>,
+    /// Who is to be active once its actions before traffic have succeeded, while they run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preparing: Option<Arc<str>>,
     /// In the order of the configuration.
     pub backends: Vec<BackendStatus>,
 }

@@ -408,6 +408,22 @@ impl Keeper {
         self.choice = choose(&members, line, &self.settings.rotation, at);
     }
 
+    /// Whether new connections may go to a backend, by its state alone: whether they do is a matter of
+    /// the priority in use and of the active role. One that is `unknown` is usable while no backend of its
+    /// priority is `healthy`.
+    #[must_use]
+    pub fn is_usable(&self, node: &Node) -> bool {
+        let is_better = |other: &Node| {
+            other.priority == node.priority
+                && other.weight.value() > 0
+                && other.health.state() == State::Healthy
+        };
+        match node.health.state() {
+            State::Unknown => !self.nodes.iter().any(is_better),
+            state => state.is_usable(),
+        }
+    }
+
     /// How fit each is to be the active one.
     #[must_use]
     pub fn standbys(&self, at: Tick) -> Vec<Standby> {

@@ -26,9 +26,6 @@ use crate::net::resolve::{
     Bounds, Change, Found, Known, LookupError, Query, Resolver, Service, Watch,
 };
 
-/// How often it is looked whether the last connection of a lost address has ended.
-const PURGE_EVERY: Tick = 1_000;
-
 /// A name that is looked up again and again.
 #[derive(Debug)]
 pub(super) struct Named {
@@ -385,26 +382,16 @@ impl Controller {
         self.unsaved();
     }
 
-    /// Sees to it that lost addresses are looked at again; once, however many are lost meanwhile.
-    fn purge_later(&mut self, index: usize) {
-        let at = self.now() + PURGE_EVERY;
-        let pool = &mut self.pools[index];
-        if pool.purge_at.is_none() {
-            pool.purge_at = Some(at);
-            self.timers.set(at, Timer::Purge(pool.number));
-        }
-    }
-
-    /// Forgets the addresses that a name has lost and that nobody is connected to any more.
+    /// Forgets the addresses that a name has lost, and the backends that are configured no more, as far
+    /// as nobody is connected to them any more.
     pub(super) fn purge(&mut self, number: u32) {
         let at = self.now();
         let Some(index) = self.pools.iter().position(|pool| pool.number == number) else { return };
         let pool = &mut self.pools[index];
-        pool.purge_at = None;
+        pool.purge_parted(at);
         let lost = pool.lost();
-        let is_idle = |id: &Id| pool.backings.get(id).is_none_or(|b| b.backend.load.open() == 0);
-        let over: HashSet<Id> = lost.iter().copied().filter(is_idle).collect();
-        if over.len() < lost.len() {
+        let over: HashSet<Id> = lost.iter().copied().filter(|id| pool.open(*id) == 0).collect();
+        if over.len() < lost.len() || !pool.parted.is_empty() {
             self.purge_later(index);
         }
         if !over.is_empty() {
@@ -413,8 +400,8 @@ impl Controller {
             let why = Why::new(Cause::Resolve, "the name no longer resolves to it");
             pool.keeper.refresh(&why, false, at);
             pool.is_dirty = true;
-            self.forget(index);
         }
+        self.forget(index);
     }
 }
 

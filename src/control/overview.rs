@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::answers::backend_status;
 use super::controller::Controller;
+use super::fate::{PANIC, fate, nobody};
 use super::handle::{Error, Explain, ExplainedCandidate, Explanation, ListenerStatus, Status};
-use super::keeper::Node;
 use super::pool::Controlled;
 use crate::balance::{Request, Tried};
 use crate::config::did_you_mean;
@@ -104,15 +104,18 @@ impl Controller {
         let rotation = target.live.rotation();
         let pick = pick(&rotation, question, (target.live.peek_turn(), self.now()));
         let why = match &pick {
+            Some(_) if pool.keeper.choice.is_panic => {
+                format!("{}, among all: {PANIC}", pool.entry.name)
+            }
             Some(_) => format!("{}: {}", pool.entry.name, pool.entry.summary),
-            None if rotation.is_empty() => "no backend is in rotation".to_owned(),
+            None if rotation.is_empty() => nobody(pool),
             None => "every backend in rotation is at its max_connections".to_owned(),
         };
         let at = self.now();
         let candidates = pool.keeper.nodes.iter().map(|node| {
             let status = backend_status(pool, node, at);
-            let (usable, reason) = fate(pool, &rotation, node, &status.reason);
-            ExplainedCandidate { backend: status.name, usable, reason }
+            let reason = fate(pool, &rotation, (node, &status.reason));
+            ExplainedCandidate { backend: status.name, usable: status.usable, reason }
         });
         Ok(Explanation {
             listener: Arc::clone(&listener.name),
@@ -160,32 +163,6 @@ fn pick(rotation: &Rotation, question: &Explain, (turn, now): (u64, u64)) -> Opt
     };
     let picked = rotation.pick(&request).filter(|member| !tried.contains(member.backend.id));
     picked.map(|member| Arc::clone(&member.backend.name))
-}
-
-/// Whether a backend could get the connection, and why, or why not.
-fn fate(pool: &Controlled, rotation: &Rotation, node: &Node, evidence: &str) -> (bool, String) {
-    let state = node.health.state();
-    if !pool.is_in_rotation(node.id) {
-        let reason = match (state.is_usable(), pool.active()) {
-            (false, _) => format!("{}: {evidence}", state.as_str()),
-            (true, Some(active)) => match pool.name_of(active) {
-                Some(name) => format!("standby: {name} is active"),
-                None => "standby".to_owned(),
-            },
-            (true, None) if node.weight.value() == 0 => "its weight is 0".to_owned(),
-            (true, None) => {
-                format!(
-                    "priority {} is not in use, or it is unknown beside healthy ones",
-                    node.priority
-                )
-            }
-        };
-        return (false, reason);
-    }
-    if rotation.full().any(|id| id == node.id) {
-        return (false, "in rotation, but at its max_connections".to_owned());
-    }
-    (true, format!("in rotation: {}: {evidence}", state.as_str()))
 }
 
 fn pool_view(pool: &Controlled) -> PoolView {

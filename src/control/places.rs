@@ -45,11 +45,16 @@ impl Controller {
         }
     }
 
-    /// The timing of checks may be another one: nobody waits out an interval that is configured no more.
+    /// Where the timing of checks has become another one, nobody waits out an interval that is configured
+    /// no more; elsewhere all goes on as planned.
     pub(super) fn reschedule(&mut self) {
+        if !self.pools.iter().any(|pool| pool.is_retimed) {
+            return;
+        }
         let at = self.now();
         let places = self.places(|_| true);
-        for pool in &mut self.pools {
+        for pool in self.pools.iter_mut().filter(|pool| pool.is_retimed) {
+            pool.is_retimed = false;
             pool.keeper.reschedule(&places, at);
             let due = pool.keeper.nodes.iter().filter_map(|n| Some((n.id, n.due?.at)));
             due.for_each(|(id, at)| self.timers.set(at, Timer::Check(id)));

@@ -1,19 +1,23 @@
 //! One pool as the controller runs it: what is known of it, and what it publishes.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use super::controller::wall;
 use super::demotion::Demotion;
 use super::keeper::{Keeper, Node, Settings};
 use super::names::Named;
+use super::parted::Parted;
 use super::repair::Repairs;
 use super::takeover::Takeover;
 use crate::balance::candidates::{self, Chosen};
 use crate::balance::{Entry, Options};
 use crate::config::model::{self, DemotionConnections, EvictedConnections};
-use crate::failover::{self, Failback, Id, Role};
+use crate::failover::{self, Failback, Id, Role, Why};
 use crate::health::{self, Checking, Operator, Outlier, Tick};
 use crate::net::addr::Address;
 use crate::net::clock::ticks;
@@ -44,22 +48,25 @@ pub(super) struct Controlled {
     /// Whose connections end once the next rotation is in force, and why.
     pub(super) to_end: Vec<(Id, Ending)>,
     pub(super) repairs: Repairs,
-    /// Actions before traffic that are to begin anew: for whom, and the number that the role waits for.
-    pub(super) postponed: Option<(Id, u64)>,
+    /// Actions before traffic that are to begin anew: for whom, the number that the role waits for, why.
+    pub(super) postponed: Option<(Id, u64, Why)>,
     /// What is in force.
     published: Option<Plan>,
     /// When it was published, and how long that took.
     cost: (Tick, Tick),
     /// Whether anything has changed since.
     pub(super) is_dirty: bool,
+    /// Whether the timing of its checks has become another one, and they are to be planned anew.
+    pub(super) is_retimed: bool,
     /// The names among its backends.
     pub(super) names: Vec<Named>,
     /// When it is next looked at the addresses that they have lost.
     pub(super) purge_at: Option<Tick>,
     /// Trials that a check is to decide, or is deciding.
     pub(super) probed: HashMap<Id, u64>,
-    /// Backends that are there no more, for as long as they have connections.
-    gone: Vec<Weak<Backend>>,
+    /// Backends that are configured no more, as long as they have connections: whoever is back by then
+    /// is the same one.
+    pub(super) parted: Vec<Parted>,
 }
 
 /// The active role as somebody left it.
@@ -80,6 +87,9 @@ pub(super) struct Backing {
     /// When the first of the failures was seen that led to its present state.
     pub(super) first_sign: Option<Tick>,
     trial: Option<Arc<Trial>>,
+    /// When the present state began, by the clock of the process (it may have been before that), and by
+    /// the wall clock as it was when that was first asked for.
+    since: Cell<Option<(i128, SystemTime)>>,
 }
 
 /// A backend of a rotation before that is built.
@@ -204,15 +214,33 @@ impl Backing {
             origin: config.address.address().is_none().then(|| config.name.as_str().into()),
             first_sign: None,
             trial: None,
+            since: Cell::new(None),
         }
     }
 }
 
 impl Backing {
+    /// When a state began that has lasted for `age` `at` this time, by the wall clock. The same moment as
+    /// long as it lasts, whatever the wall clock does meanwhile.
+    pub(super) fn since(&self, age: Tick, at: Tick) -> SystemTime {
+        let began = i128::from(at) - i128::from(age);
+        if let Some((known, since)) = self.since.get()
+            && known == began
+        {
+            return since;
+        }
+        let since = wall().checked_sub(Duration::from_millis(age));
+        let since = since.unwrap_or(SystemTime::UNIX_EPOCH);
+        self.since.set(Some((began, since)));
+        since
+    }
+
     /// What stands behind the node is described anew.
     pub(super) fn renew(&mut self, place: &Place<'_>, target: Target) {
-        self.max_connections = place.config.max_connections;
+        let config = place.config;
+        self.max_connections = config.max_connections;
         self.target = Rc::new(target);
+        self.origin = config.address.address().is_none().then(|| config.name.as_str().into());
     }
 }
 
@@ -243,30 +271,12 @@ impl Controlled {
             published: None,
             cost: (0, 0),
             is_dirty: true,
+            is_retimed: false,
             names: Vec::new(),
             purge_at: None,
             probed: HashMap::new(),
-            gone: Vec::new(),
+            parted: Vec::new(),
         }
-    }
-
-    /// Lets go of what stands behind a node. Its connections go on: if it comes back before the last of
-    /// them has ended, they are its own again.
-    pub(super) fn let_go(&mut self, id: Id) {
-        self.gone.retain(|backend| backend.strong_count() > 0);
-        if let Some(backing) = self.backings.remove(&id) {
-            self.gone.push(Arc::downgrade(&backing.backend));
-        }
-    }
-
-    /// The backend of this name and address, if it is gone and still has connections.
-    pub(super) fn find_gone(&mut self, name: &str, address: &Address) -> Option<Arc<Backend>> {
-        let all = self.gone.iter().filter_map(Weak::upgrade);
-        let is_it = |b: &Arc<Backend>| *b.name == *name && b.address == *address;
-        // One without connections has nothing that is worth keeping, its failures in a row least of all.
-        let found = all.filter(|b| b.load.open() > 0).find(is_it)?;
-        self.gone.retain(|backend| !std::ptr::eq(backend.as_ptr(), Arc::as_ptr(&found)));
-        Some(found)
     }
 
     pub(super) fn options(&self) -> &Options {
@@ -280,6 +290,11 @@ impl Controlled {
     /// The name of a backend of the pool; of one that has gone, none.
     pub(super) fn name_of(&self, id: Id) -> Option<Arc<str>> {
         self.keeper.node(id).map(|node| Arc::clone(&node.name))
+    }
+
+    /// Open connections of a backend, whether it is configured or not.
+    pub(super) fn open(&self, id: Id) -> u32 {
+        self.backings.get(&id).map_or(0, |backing| backing.backend.load.open())
     }
 
     pub(super) fn closes_demoted(&self) -> bool {
@@ -310,6 +325,14 @@ impl Controlled {
     /// The active backend of a hot standby.
     pub(super) fn active(&self) -> Option<Id> {
         self.keeper.role.as_ref()?.active()
+    }
+
+    /// Whose actions before traffic run.
+    pub(super) fn preparing(&self) -> Option<Id> {
+        match self.keeper.role.as_ref()?.role() {
+            Role::Preparing(id) => Some(id),
+            Role::Active(_) | Role::Vacant => None,
+        }
     }
 
     /// Publishes an empty rotation, in which connections wait.
@@ -362,10 +385,7 @@ impl Controlled {
 
     /// Connections wait while the role is on its way.
     fn wait(&self) -> Option<Wait> {
-        match self.keeper.role.as_ref().map(failover::Failover::role) {
-            Some(Role::Preparing(_)) => Some(Wait::Actions),
-            _ => None,
-        }
+        self.preparing().map(|_| Wait::Actions)
     }
 
     fn plan(&self) -> Plan {

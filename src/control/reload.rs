@@ -258,20 +258,6 @@ impl Controller {
         self.unsaved();
     }
 
-    /// Forgets all about backends of the pool of this index that are there no more.
-    pub(super) fn forget(&mut self, index: usize) {
-        let pool = &mut self.pools[index];
-        let here: HashSet<Id> = pool.keeper.nodes.iter().map(|node| node.id).collect();
-        let is_gone = |id: &Id| !here.contains(id);
-        let gone: Vec<Id> = pool.backings.keys().copied().filter(is_gone).collect();
-        for id in gone {
-            pool.let_go(id);
-            pool.repairs.forget(id);
-            pool.probed.remove(&id);
-            self.homes.remove(&id);
-        }
-    }
-
     /// Puts another configuration of the last pool in force.
     fn renew_pool(&mut self, (pool, config): (&Arc<Pool>, &model::Pool), made: Made) {
         let at = self.now();
@@ -280,9 +266,11 @@ impl Controller {
         let known = &mut self.pools[index];
         let is_new_check = probe_of(&known.config) != probe_of(config);
         let was_standby = known.keeper.settings.is_standby;
-        let was_checked = known.keeper.settings.health.checks.is_some();
+        let checks_before = known.keeper.settings.health.checks;
         let is_new_strategy = known.config.strategy != config.strategy;
         known.keeper.settings = pool::settings(config);
+        let checks_now = known.keeper.settings.health.checks;
+        known.is_retimed = checks_before.is_some() && checks_now != checks_before;
         (known.entry, known.probe) = (made.entry, made.probe);
         known.pool = Arc::clone(pool);
         known.config = config.clone();
@@ -300,7 +288,7 @@ impl Controller {
                 let _ = known.keeper.feed(id, Event::Operator(wanted), at);
             }
         }
-        if !was_checked {
+        if checks_before.is_none() {
             // They begin with those of all pools.
             known.keeper.nodes.iter_mut().for_each(|node| node.due = None);
         }
@@ -319,7 +307,6 @@ impl Controller {
         config: &model::Pool,
     ) -> Vec<(Id, bool)> {
         let at = self.now();
-        let number = self.pools[index].number;
         let places = self.pools[index].places(config);
         let before = std::mem::take(&mut self.pools[index].keeper.nodes);
         let key = |node: &Node| (Arc::clone(&node.name), Arc::clone(&node.address));
@@ -344,14 +331,9 @@ impl Controller {
                     node
                 }
                 None => {
-                    let gone = self.pools[index].find_gone(&place.name, &place.address);
-                    let id = gone.as_ref().map_or_else(|| self.next_id(), |gone| gone.id);
-                    self.homes.insert(id, number);
-                    let mut backing = self.backing(id, pool, (config, &place));
-                    backing.backend = gone.unwrap_or(backing.backend);
-                    self.pools[index].backings.insert(id, backing);
-                    fresh.push((id, false));
-                    pool::node(id, &place)
+                    let node = self.come(index, pool, (config, &place));
+                    fresh.push((node.id, false));
+                    node
                 }
             };
             nodes.push(node);
@@ -361,18 +343,18 @@ impl Controller {
             let mut backends = config.backends.iter();
             backends.any(|b| b.name == *origin && b.address.address().is_none())
         };
-        let lost = before
+        let (lost, gone): (Vec<Node>, Vec<Node>) = before
             .into_iter()
             .flatten()
-            .filter(|node| self.pools[index].origin(node.id).is_some_and(is_name));
-        let lost: Vec<Node> = lost.collect();
+            .partition(|node| self.pools[index].origin(node.id).is_some_and(is_name));
+        self.part(index, gone);
         fresh.extend(lost.iter().map(|node| (node.id, true)));
         nodes.extend(lost);
         let policy = pool::settings(config).health;
         let new: HashSet<Id> =
             fresh.iter().filter(|(_, is_known)| !is_known).map(|(id, _)| *id).collect();
         for node in nodes.iter_mut().filter(|node| new.contains(&node.id)) {
-            node.health = self.first_health(pool, node, at, &policy);
+            node.health = self.first_health(pool, node, at, &policy).after(&node.health);
         }
         self.pools[index].keeper.nodes = nodes;
         fresh
@@ -427,10 +409,12 @@ impl Controller {
     }
 }
 
-/// What of a configuration makes a check another one.
-fn probe_of(pool: &model::Pool) -> Option<(&model::Probe, Option<u16>, &model::Connect)> {
+/// What of a configuration makes a check another one: what is asked where, from where, and what is sent
+/// first. How often, and what evicts, does not.
+fn probe_of(pool: &model::Pool) -> Option<impl PartialEq> {
     let check = pool.health_check.as_ref()?;
-    Some((&check.probe, check.port, &pool.connect))
+    let connect = &pool.connect;
+    Some((&check.probe, check.port, &connect.source, connect.send_proxy_protocol))
 }
 
 impl Controlled {
@@ -438,6 +422,7 @@ impl Controlled {
     fn change_of_kind(&mut self, at: Tick) {
         self.keeper.levels = Levels::default();
         self.demotions.clear();
+        self.repairs.end_roles();
         self.keeper.role = self.keeper.settings.is_standby.then(|| {
             let members = self.keeper.standbys(at);
             let view = View { members: &members, policy: &self.keeper.settings.failover, at };

@@ -95,6 +95,11 @@ impl Repairs {
         self.hook = Some((serial, run));
     }
 
+    /// The pool is another kind of pool: what ran for its active role is wanted no more.
+    pub(super) fn end_roles(&mut self) {
+        (self.hook, self.takeover) = (None, None);
+    }
+
     /// Stops the run that traffic waited for.
     pub(super) fn abandon(&mut self, serial: u64) {
         if self.hook.as_ref().is_some_and(|(number, _)| *number == serial) {

@@ -94,10 +94,10 @@ impl Controller {
                 }
             }
             let pool = &mut self.pools[index];
-            if let Some((to, serial)) = pool.postponed.take()
+            if let Some((to, serial, why)) = pool.postponed.take()
                 && pool.keeper.role.as_ref().is_some_and(|role| role.awaits(serial))
             {
-                self.prepare(index, to, serial);
+                self.prepare(index, (to, serial), &why);
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::state::{Backend, Live, Rotation};
 
 /// How long a report waits after the first connection, for those that the takeover met.
 const SETTLE: Tick = 100;
-/// How long it waits for a first connection, and for a demotion that takes longer than planned.
+/// How long it waits for a first connection.
 const PATIENCE: Tick = 3_000;
 /// A death shows in connections this long before anybody notices.
 const BEFORE: Tick = 1_000;
@@ -26,17 +26,14 @@ pub(super) struct Takeover {
     first_sign: Tick,
     /// Connections that had been retried before it.
     retried: u64,
-    /// The longest that the demotion is planned to take.
-    demotion: Tick,
 }
 
 impl Takeover {
-    /// A takeover whose report begins with `assembly`; `demotion` is the longest that closing the
-    /// old one's connections is planned to take.
+    /// A takeover whose report begins with `assembly`.
     pub(super) fn new(
         assembly: Assembly,
         (from, old): (Option<Id>, Option<Arc<Backend>>),
-        (first_sign, demotion): (Option<Tick>, Tick),
+        first_sign: Option<Tick>,
         live: &Live,
     ) -> Self {
         Self {
@@ -46,7 +43,6 @@ impl Takeover {
             from,
             old,
             rotation: None,
-            demotion,
         }
     }
 
@@ -57,27 +53,29 @@ impl Takeover {
         }
     }
 
-    /// Whether the report can be told; `is_demoted`: the old one's connections are being closed, or
-    /// were. One that was told to end takes a moment for it.
-    pub(super) fn is_complete(&mut self, at: Tick, is_demoted: bool) -> bool {
-        if let Some(served) = self.rotation.as_ref().and_then(|rotation| rotation.served()) {
-            self.assembly.connected(served);
-        }
-        let is_settled = !is_demoted || self.old.as_ref().is_none_or(|old| old.load.open() == 0);
-        let settle = if is_settled { SETTLE } else { Tick::MAX };
-        let patience = if is_settled { PATIENCE } else { PATIENCE + self.demotion };
-        self.assembly.is_complete(at, settle, patience)
+    /// Whether the report can be told.
+    pub(super) fn is_complete(&mut self, at: Tick) -> bool {
+        self.see_served();
+        self.assembly.is_complete(at, SETTLE, PATIENCE)
     }
 
-    /// The report, with what is counted by now.
-    pub(super) fn report(mut self, live: &Live, at: Tick) -> Report {
+    fn see_served(&mut self) {
         if let Some(served) = self.rotation.as_ref().and_then(|rotation| rotation.served()) {
             self.assembly.connected(served);
         }
+    }
+
+    /// The report, with what is counted by now; `is_demoted`: the connections that the old one has left
+    /// are going to be closed. What is told here no later report tells again.
+    pub(super) fn report(mut self, live: &Live, at: Tick, is_demoted: bool) -> Report {
+        self.see_served();
         self.assembly.add_retried(live.met.retried.load(Relaxed).saturating_sub(self.retried));
-        self.assembly.add_lost(live.met.lost.between(self.first_sign, at));
+        self.assembly.add_lost(live.met.lost.take_between(self.first_sign, at));
         if let Some(old) = &self.old {
-            self.assembly.add_cut(old.cuts.between(self.first_sign.saturating_sub(BEFORE), at));
+            let from = self.first_sign.saturating_sub(BEFORE);
+            self.assembly.add_cut(old.cuts.take_between(from, at));
+            let open = old.load.open();
+            self.assembly.add_demoting(if is_demoted { open.into() } else { 0 });
         }
         self.assembly.report().clone()
     }

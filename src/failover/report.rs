@@ -25,8 +25,10 @@ pub struct Report {
     pub takeover_ms: Option<u64>,
     /// Connections that failed on the old one and were served by the new one.
     pub retried: u64,
-    /// Connections open on the old one that ended by its death or the demotion.
+    /// Connections open on the old one that ended by its death or the demotion, or are yet to.
     pub cut: u64,
+    /// How many of those the demotion is yet to end.
+    pub demoting: u64,
     /// Connections that got no backend.
     pub lost: u64,
 }
@@ -37,6 +39,8 @@ pub struct Assembly {
     report: Report,
     first_sign: Tick,
     decided: Tick,
+    /// When the first connection was established.
+    served: Option<Tick>,
 }
 
 impl Assembly {
@@ -55,15 +59,17 @@ impl Assembly {
             takeover_ms: None,
             retried: 0,
             cut: 0,
+            demoting: 0,
             lost: 0,
         };
-        Self { report, first_sign, decided: at }
+        Self { report, first_sign, decided: at, served: None }
     }
 
     /// A connection was established on the new active one `at` this time; the first one counts.
     pub fn connected(&mut self, at: Tick) {
         let since = at.saturating_sub(self.first_sign);
         self.report.takeover_ms.get_or_insert(since);
+        self.served.get_or_insert(at);
     }
 
     /// So many connections failed on the old one and were served by the new one.
@@ -74,6 +80,12 @@ impl Assembly {
     /// So many connections open on the old one ended by its death or the demotion.
     pub fn add_cut(&mut self, count: u64) {
         self.report.cut = self.report.cut.saturating_add(count);
+    }
+
+    /// So many connections open on the old one are yet to be ended by the demotion.
+    pub fn add_demoting(&mut self, count: u64) {
+        self.report.demoting = self.report.demoting.saturating_add(count);
+        self.add_cut(count);
     }
 
     /// So many connections got no backend.
@@ -87,13 +99,17 @@ impl Assembly {
         self.decided
     }
 
-    /// Whether the report can be told: the new active one has a connection and `settle`
-    /// milliseconds have passed since the decision, in which the demotion does its work, or
-    /// `patience` milliseconds have passed without one.
+    /// Whether the report can be told: the new active one has had a connection for `settle`
+    /// milliseconds, in which those that the takeover met find their ends, or `patience` milliseconds
+    /// have passed without one.
     #[must_use]
     pub fn is_complete(&self, at: Tick, settle: Tick, patience: Tick) -> bool {
-        let passed = at.saturating_sub(self.decided);
-        passed >= patience || (self.report.takeover_ms.is_some() && passed >= settle)
+        let is_settled = |since: Tick| at.saturating_sub(since) >= settle;
+        let has_waited = at.saturating_sub(self.decided) >= patience;
+        match self.served {
+            Some(served) => is_settled(served.max(self.decided)),
+            None => has_waited,
+        }
     }
 
     /// What is known so far.
@@ -133,14 +149,15 @@ mod tests {
         assembly.add_retried(2);
         assembly.connected(1006);
         assembly.connected(2000);
-        assembly.add_cut(500);
+        assembly.add_cut(200);
+        assembly.add_demoting(300);
         assembly.add_lost(1);
         let json = serde_json::to_string(assembly.report()).unwrap();
         assert_eq!(
             json,
             r#"{"pool":"app","from":"a","to":"b","cause":"outlier","#.to_owned()
                 + r#""evidence":"3 connections failed in a row: refused","#
-                + r#""detection_ms":4,"takeover_ms":6,"retried":2,"cut":500,"lost":1}"#
+                + r#""detection_ms":4,"takeover_ms":6,"retried":2,"cut":500,"demoting":300,"lost":1}"#
         );
     }
 
@@ -154,13 +171,13 @@ mod tests {
     }
 
     #[test]
-    fn a_report_is_complete_when_the_demotion_is_over_or_nobody_comes() {
+    fn a_report_is_complete_soon_after_the_first_connection_or_when_nobody_comes() {
         let mut assembly = Assembly::new(takeover(Cause::Probe), Some(0), 1000);
-        let complete = |assembly: &Assembly, at| assembly.is_complete(at, 2000, 10_000);
-        assert!(!complete(&assembly, 9000));
-        assert!(complete(&assembly, 11_000), "nobody came");
+        let complete = |assembly: &Assembly, at| assembly.is_complete(at, 100, 3000);
+        assert!(!complete(&assembly, 3999));
+        assert!(complete(&assembly, 4000), "nobody came");
         assembly.connected(1500);
-        assert!(!complete(&assembly, 2999));
-        assert!(complete(&assembly, 3000));
+        assert!(!complete(&assembly, 1599));
+        assert!(complete(&assembly, 1600));
     }
 }

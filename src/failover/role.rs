@@ -80,6 +80,8 @@ pub enum Action {
         to: Id,
         /// The number to answer with.
         serial: u64,
+        /// Why.
+        why: Why,
     },
     /// The role is in force: give it connections.
     Switch(Switch),

@@ -105,7 +105,10 @@ impl Health {
     pub fn restored(known: &Restored, operator: Operator, at: Tick, policy: &Policy) -> Self {
         let mut health = Self::new(operator, at, policy);
         health.returned = known.back_for.map(|carried| Since { tick: at, carried });
-        health.reason = Evidence::Restored;
+        health.reason = match operator {
+            Operator::Enabled => Evidence::Restored,
+            Operator::Draining | Operator::Disabled => Evidence::Operator,
+        };
         if operator != Operator::Disabled {
             if let (Some(checks), Some(verdict)) = (&mut health.checks, known.verdict) {
                 checks.verdict = verdict;
@@ -120,6 +123,13 @@ impl Health {
             health.since.carried = known.age;
         }
         health.step(Event::Timer, at, policy).next
+    }
+
+    /// The same, of a backend that was there before: what was under way then, checks and trials, counts
+    /// for nothing.
+    #[must_use]
+    pub fn after(self, before: &Self) -> Self {
+        Self { epoch: before.epoch + 1, trial: before.trial, ..self }
     }
 
     /// One step: what `event`, which happened `at` this time, makes of the state.

@@ -68,13 +68,19 @@ impl BySecond {
         }
     }
 
-    /// How many in the seconds from `from` to `to`, of which the last 64 are known.
+    /// How many in the seconds from `from` to `to`, of which the last 64 are known. They are taken out:
+    /// nobody is told of the same one twice.
     #[must_use]
-    pub fn between(&self, from: Tick, to: Tick) -> u64 {
+    pub fn take_between(&self, from: Tick, to: Tick) -> u64 {
         let seconds = from / 1000..=to / 1000;
-        let words = self.0.iter().map(|cell| cell.load(Relaxed));
-        let within = words.filter(|word| seconds.contains(&(word >> 32)));
-        within.map(|word| word & 0xffff_ffff).sum()
+        let take = |cell: &AtomicU64| {
+            let word = cell.load(Relaxed);
+            let count = if seconds.contains(&(word >> 32)) { word & 0xffff_ffff } else { 0 };
+            // What is added meanwhile stays.
+            cell.fetch_sub(count, Relaxed);
+            count
+        };
+        self.0.iter().map(take).sum()
     }
 }
 
@@ -102,9 +108,17 @@ mod tests {
     fn what_is_counted_by_the_second_is_forgotten_after_a_minute() {
         let counts = BySecond::default();
         [900, 1_000, 1_999, 3_000].into_iter().for_each(|at| counts.add(at));
-        assert_eq!(counts.between(1_500, 2_500), 2);
-        assert_eq!(counts.between(0, 3_000), 4);
         counts.add(65_000);
-        assert_eq!(counts.between(0, 65_000), 3, "second 1 has made room for second 65");
+        assert_eq!(counts.take_between(0, 65_000), 3, "second 1 has made room for second 65");
+    }
+
+    #[test]
+    fn what_was_taken_is_not_told_again() {
+        let counts = BySecond::default();
+        [900, 1_000, 1_999, 3_000].into_iter().for_each(|at| counts.add(at));
+        assert_eq!(counts.take_between(1_500, 2_500), 2);
+        counts.add(1_999);
+        assert_eq!(counts.take_between(0, 3_000), 3);
+        assert_eq!(counts.take_between(0, 3_000), 0);
     }
 }

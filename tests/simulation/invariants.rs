@@ -209,7 +209,7 @@ impl Watch {
                 world.watch.hook_ok = false;
                 world.watch.abandoned = world.watch.prepared.take().map(|(id, _)| id);
             }
-            Told::Did(Action::Prepare { to, serial }) => prepared(world, to, serial),
+            Told::Did(Action::Prepare { to, serial, .. }) => prepared(world, to, serial),
             Told::Did(Action::Switch(switch)) => switched(world, &switch),
             Told::Edge(edge) => {
                 assert_ne!(world.watch.was_up, Some(edge.is_up), "an edge that is none");

@@ -459,7 +459,7 @@ impl World {
         }
         for told in std::mem::take(&mut self.controller.told) {
             match &told {
-                Told::Did(Action::Prepare { to, serial }) => {
+                Told::Did(Action::Prepare { to, serial, .. }) => {
                     let is_ok = self.is_calm || self.rng.u32(0..3) > 0;
                     let at = self.now + self.rng.u64(1..3000);
                     self.push(at, Ending::Hook { serial: *serial, is_ok });

@@ -60,6 +60,7 @@ impl World {
             name: name.into(),
             strategy,
             active: None,
+            preparing: None,
             backends,
         };
         let mut db = pool("db", "hot_standby", standby);
@@ -184,6 +185,7 @@ impl World {
             takeover_ms: Some(14),
             retried: 3,
             cut: 12,
+            demoting: 0,
             lost: 0,
         };
         let why = ("operator", "failover asked for by an operator");

@@ -177,8 +177,8 @@ impl<'a> Run<'a> {
         if self.view.policy.has_hooks && self.next.last != Some(to) {
             self.next.serial += 1;
             self.next.role = Role::Preparing(to);
-            self.next.pending = Some(why);
-            self.actions.push(Action::Prepare { to, serial: self.next.serial });
+            self.next.pending = Some(why.clone());
+            self.actions.push(Action::Prepare { to, serial: self.next.serial, why });
         } else {
             self.activate(to, why);
         }

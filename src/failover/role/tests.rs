@@ -67,7 +67,7 @@ impl Bench {
         let words = step.actions.into_iter().map(|action| match action {
             Action::Vacate { from, why } => format!("vacate {from} {}", why.cause.as_str()),
             Action::Abandon { serial } => format!("abandon #{serial}"),
-            Action::Prepare { to, serial } => format!("prepare {to} #{serial}"),
+            Action::Prepare { to, serial, .. } => format!("prepare {to} #{serial}"),
             Action::Switch(Switch { from, to, why }) => {
                 let from = from.map_or("-".into(), |id| id.to_string());
                 format!("switch {from} to {to} {}", why.cause.as_str())

@@ -490,3 +490,39 @@ fn a_rise_or_fall_lowered_by_a_reload_counts_with_the_next_result() {
     assert_eq!(bench.check("F"), [S::Unhealthy]);
     assert_eq!(bench.check("P"), [S::Healthy], "0 is 1");
 }
+
+/// Whatever was known before: it is as it is because an operator wanted it.
+#[test]
+fn what_an_operator_took_out_says_so_after_a_restart() {
+    let known = |state| Restored {
+        state,
+        verdict: Some(Verdict::Healthy),
+        ejected_until: None,
+        ejections: 0,
+        age: 5,
+        back_for: None,
+    };
+    let policy = Policy::default();
+    for (operator, state, reason) in [
+        (Draining, State::Draining, Evidence::Operator),
+        (Disabled, State::Disabled, Evidence::Operator),
+        (Enabled, State::Healthy, Evidence::Restored),
+    ] {
+        let health = Health::restored(&known(state), operator, 0, &policy);
+        assert_eq!((health.state(), health.reason()), (state, &reason));
+    }
+    let health = Health::new(Disabled, 0, &policy);
+    assert_eq!(health.reason(), &Evidence::Disabled, "by the file");
+}
+
+/// [RL-6] What was under way when it went counts for nothing when it is back.
+#[test]
+fn one_that_is_back_does_not_hear_what_was_asked_before() {
+    let policy = Policy { checks: Some(CHECKS), ..Policy::default() };
+    let before = Health::new(Enabled, 0, &policy);
+    let back = Health::new(Enabled, 9, &policy).after(&before);
+    let old = Event::Checked { epoch: before.epoch(), result: Judged::Pass };
+    assert_eq!(back.step(old, 10, &policy).next.state(), State::Unknown);
+    let new = Event::Checked { epoch: back.epoch(), result: Judged::Pass };
+    assert_eq!(back.step(new, 10, &policy).next.state(), State::Healthy);
+}

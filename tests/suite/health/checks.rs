@@ -383,3 +383,58 @@ fn a_killed_backend_is_evicted_within_its_bound_and_comes_back_within_its_own() 
         assert!(times[2] < bound + SLACK && times[4] < bound + 4 * SLACK, "{bound:?}: {times:?}");
     }
 }
+
+/// [HH-3] However often a file is read again in which nothing has changed.
+#[test]
+fn a_reload_that_changes_no_check_leaves_the_schedule_as_it_is() {
+    let nodes = pair();
+    let check = "health_check: {interval: 2s, fast_interval: 2s, jitter: 0}";
+    let setup = pool(&nodes).pool(check);
+    let proxy = setup.clone().start();
+    eventually(PATIENCE, "both are checked", || nodes.iter().all(|node| node.accepted() > 0));
+    let (before, start) = (nodes[0].accepted() + nodes[1].accepted(), Instant::now());
+    for round in 1..=20 {
+        std::fs::write(
+            proxy.directory().join("tidegate.yaml"),
+            setup.clone().runtime(&format!("shutdown_grace: {}s", 30 + round)).file(),
+        )
+        .unwrap();
+        reload(&proxy, round);
+        pause(ms(30));
+    }
+    let passed = start.elapsed();
+    let more = nodes[0].accepted() + nodes[1].accepted() - before;
+    let most = 2 * (passed.as_millis() as usize / 2000 + 1);
+    assert!(more <= most, "{more} checks of two in {passed:?}, one every 2 s");
+}
+
+/// What says how connections are made says nothing about checks.
+#[test]
+fn failures_in_a_row_are_counted_over_reloads_that_change_no_check() {
+    let nodes = pair();
+    let check = "health_check: {interval: 300ms, fast_interval: 300ms, jitter: 0, fall: 4}";
+    let setup = |round: usize| {
+        let connect = format!("connect: {{timeout: {}ms, attempts: {round}}}", 1000 + round);
+        pool(&nodes).pool(check).pool(&connect).pool("outlier_detection: off")
+    };
+    let proxy = setup(1).start();
+    eventually(PATIENCE, "both are checked", || nodes.iter().all(|node| node.accepted() > 0));
+    nodes[0].kill();
+    // Reloads come more often than checks do.
+    for round in 2..=60 {
+        std::fs::write(proxy.directory().join("tidegate.yaml"), setup(round).file()).unwrap();
+        reload(&proxy, round - 1);
+        pause(ms(50));
+        if !proxy.told("evicted", "a").is_empty() {
+            return;
+        }
+    }
+    panic!("never evicted");
+}
+
+/// Reads the file again, for the so manieth time.
+fn reload(proxy: &crate::support::Proxy, time: usize) {
+    proxy.signal(Signal::HUP);
+    let told = || proxy.events().iter().filter(|event| event.kind == "reloaded").count();
+    eventually(PATIENCE, "it is in force", || told() == time);
+}

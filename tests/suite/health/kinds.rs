@@ -9,9 +9,7 @@ use rustls::{ServerConfig, ServerConnection};
 
 use super::{expect_service_of, who};
 use crate::support::setup::Scratch;
-use crate::support::{
-    Node, PATIENCE, Peer, Setup, TestBackend, eventually, ms, pause, throughout,
-};
+use crate::support::{Node, PATIENCE, Peer, Setup, TestBackend, eventually, ms, pause, throughout};
 
 /// A node that is checked elsewhere, by this probe.
 fn probed(node: &Node, port: &str, probe: &str) -> Setup {

@@ -12,6 +12,7 @@ mod rotation;
 mod standby;
 mod survival;
 mod switching;
+mod told;
 
 use std::collections::BTreeMap;
 

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use super::support::admin::Admin;
 use super::support::cli::tidegate;
-use super::support::{PATIENCE, Proxy, Setup, TestBackend, eventually, procfs};
+use super::support::{End, PATIENCE, Proxy, Setup, TestBackend, eventually, procfs};
 
 const HEAD: &str = "admin: {bind: \"127.0.0.1:0\"}";
 
@@ -190,4 +190,59 @@ fn a_name_that_resolves_to_its_own_listener_is_warned_of() {
     write(&proxy, &Setup::to([one.address(), &name]).head(HEAD).file());
     admin.post("/api/v1/reload", "{}").ok();
     proxy.expect_line("a name resolves to a listener that leads to it");
+}
+
+/// [RL-6] What is counted of a backend goes on when it is back while its connections are still open.
+#[test]
+fn a_backend_that_is_back_while_its_connections_go_on_is_the_same_one() {
+    let (one, two) = (TestBackend::named("one"), TestBackend::named("two"));
+    let both = setup(&[&one, &two]).pool("strategy: least_connections");
+    let proxy = both.clone().start();
+    let admin = Admin::of(&proxy);
+    let clients: Vec<_> = (0..4).map(|_| proxy.client()).collect();
+    clients.iter().for_each(|client| drop(client.receive(3)));
+    let name = one.address().to_string();
+    let backend = format!("backend=\"{name}\"");
+    let open = || admin.metric("tidegate_backend_connections_active", &[&backend]);
+    assert!((open() - 2.0).abs() < 0.1);
+    for _ in 0..3 {
+        write(&proxy, &setup(&[&two]).pool("strategy: least_connections").file());
+        admin.post("/api/v1/reload", "{}").ok();
+        assert!(!admin.get("/metrics").body.contains(&backend), "no series of one that is gone");
+        write(&proxy, &both.file());
+        admin.post("/api/v1/reload", "{}").ok();
+    }
+    assert!((open() - 2.0).abs() < 0.1);
+    let more: Vec<_> = (0..2).map(|_| proxy.client()).collect();
+    let mut names: Vec<_> = more.iter().map(|client| client.receive(3)).collect();
+    names.sort();
+    assert_eq!(names, [b"one", b"two"], "each had two");
+    let path = format!("/api/v1/pools/app/backends/{name}/kill");
+    let killed = admin.post(&path, "{}").ok();
+    assert_eq!(killed["connections_total"], 3, "{killed}");
+    eventually(PATIENCE, "all of one are closed", || open() < 0.1);
+    let listed = admin.get("/api/v1/connections").ok();
+    assert_eq!(listed.as_array().unwrap().len(), 3, "those of two go on: {listed}");
+}
+
+/// [RL-6] Whoever is listed can be closed.
+#[test]
+fn connections_of_a_backend_that_is_gone_can_be_killed() {
+    let (one, two) = (TestBackend::named("one"), TestBackend::named("two"));
+    let proxy = setup(&[&one]).start();
+    let admin = Admin::of(&proxy);
+    let client = proxy.client();
+    assert_eq!(client.receive(3), b"one");
+    write(&proxy, &setup(&[&two]).file());
+    admin.post("/api/v1/reload", "{}").ok();
+    let listed = admin.get("/api/v1/connections").ok();
+    assert_eq!(listed[0]["backend"], one.address(), "{listed}");
+    let path = |verb| format!("/api/v1/pools/app/backends/{}/{verb}", one.address());
+    let refused = admin.post(&path("drain"), "{}");
+    assert_eq!(refused.code, 404, "{refused:?}");
+    let killed = admin.post(&path("kill"), "{}").ok();
+    assert_eq!((&killed["in_rotation"], &killed["usable"]), (&false.into(), &false.into()));
+    assert_eq!(killed["reason"], "no longer configured", "{killed}");
+    client.expect_end(End::Fin);
+    eventually(PATIENCE, "it is forgotten", || admin.post(&path("kill"), "{}").code == 404);
 }

@@ -174,7 +174,7 @@ fn a_backend_that_comes_back_has_the_connections_it_had() {
     let second = proxy.client();
     second.expect("two");
     admin.post("/api/v1/pools/app/backends/one/kill", "{}").ok();
-    first.expect_end(crate::support::End::Fin);
+    first.expect_end(End::Fin);
     eventually(PATIENCE, "its slot is free", || {
         admin.metric("tidegate_backend_connections_active", &["\"one\""]) == 0.0
     });
