@@ -16,15 +16,43 @@ use crate::net::file::{self, Wanted};
 /// Bytes of a token's file that are read.
 const MAX_TOKEN_BYTES: u64 = 64 << 10;
 
+/// What is not as it should be.
+enum Wrong {
+    /// It cannot work.
+    Bad(String),
+    /// Folders that are not there, as on a machine where the file is only looked at.
+    Absent(String),
+}
+
 /// What is wrong with the files and folders that a configuration names. Blocks.
 pub(super) fn problems(loaded: &Loaded) -> Vec<Problem> {
+    let bad = |wrong| match wrong {
+        Wrong::Bad(message) => Some(message),
+        Wrong::Absent(_) => None,
+    };
+    looked_at(loaded, bad)
+}
+
+/// The folders that a configuration names and that are not there: whoever starts with it needs them.
+/// Blocks.
+#[must_use]
+pub fn absent(loaded: &Loaded) -> Vec<Problem> {
+    let absent = |wrong| match wrong {
+        Wrong::Absent(message) => Some(message),
+        Wrong::Bad(_) => None,
+    };
+    looked_at(loaded, absent)
+}
+
+fn looked_at(loaded: &Loaded, wanted: impl Fn(Wrong) -> Option<String>) -> Vec<Problem> {
     let Loaded { config, places } = loaded;
     let mut told = Vec::new();
-    let mut look = |steps: &[Step<'_>], found: Result<(), String>| {
-        told.extend(found.err().map(|message| places.problem(steps, message)));
+    let mut look = |steps: &[Step<'_>], found: Result<(), Wrong>| {
+        let message = found.err().and_then(&wanted);
+        told.extend(message.map(|message| places.problem(steps, message)));
     };
     if let Some(path) = config.admin.as_ref().and_then(|admin| admin.token_file.as_deref()) {
-        look(&[Key("admin"), Key("token_file")], token(path));
+        look(&[Key("admin"), Key("token_file")], token(path).map_err(Wrong::Bad));
     }
     if let Some(path) = &config.state_file {
         look(&[Key("state_file")], written(path, Wanted::File));
@@ -44,7 +72,7 @@ pub(super) fn problems(loaded: &Loaded) -> Vec<Problem> {
 fn sockets(
     config: &Config,
     places: &Places,
-    look: &mut impl FnMut(&[Step<'_>], Result<(), String>),
+    look: &mut impl FnMut(&[Step<'_>], Result<(), Wrong>),
 ) {
     for (name, listener) in &config.listeners {
         for address in &listener.bind {
@@ -76,35 +104,34 @@ fn token(path: &Path) -> Result<(), String> {
 }
 
 /// A file that is written, and made where there is none.
-fn written(path: &Path, wanted: Wanted) -> Result<(), String> {
+fn written(path: &Path, wanted: Wanted) -> Result<(), Wrong> {
     folder_of(path)?;
     match file::check(path, wanted) {
         // Whoever looks may be another user than the one who writes.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        found => found.map_err(|error| format!("cannot write to {path:?}: {error}")),
+        found => found.map_err(|error| Wrong::Bad(format!("cannot write to {path:?}: {error}"))),
     }
 }
 
 /// A socket that is made, in the place of one that was left behind.
-fn bound(path: &Path) -> Result<(), String> {
+fn bound(path: &Path) -> Result<(), Wrong> {
     folder_of(path)?;
     match path.is_dir() {
-        true => Err(format!("{path:?} is a directory; name a file in it")),
+        true => Err(Wrong::Bad(format!("{path:?} is a directory; name a file in it"))),
         false => Ok(()),
     }
 }
 
-fn folder_of(path: &Path) -> Result<(), String> {
+fn folder_of(path: &Path) -> Result<(), Wrong> {
     let Some(folder) = path.parent() else { return Ok(()) };
+    let none = || Wrong::Bad(format!("{folder:?} is no directory, so there can be no {path:?}"));
     match fs::metadata(folder) {
         Ok(found) if found.is_dir() => Ok(()),
-        Ok(_) => Err(format!("{folder:?} is no directory, so there can be no {path:?}")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(format!("there is no directory {folder:?}; make it first"))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-            Err(format!("{folder:?} is no directory, so there can be no {path:?}"))
-        }
+        Ok(_) => Err(none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Wrong::Absent(format!(
+            "there is no directory {folder:?}; make it before the start"
+        ))),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Err(none()),
         Err(_) => Ok(()),
     }
 }

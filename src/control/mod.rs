@@ -45,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 use controller::Controller;
 pub use controller::{ControlError, Setup};
 use event::Events;
+pub use files::absent;
 pub use handle::Handle;
 pub use places::Places;
 

@@ -4,6 +4,7 @@ use super::limits::possible_connections;
 use crate::config::Step::{Item, Key};
 use crate::config::model::{self, Listener};
 use crate::config::{self, Facts, Loaded, Problem};
+use crate::control;
 use crate::net::addr::Address;
 use crate::state::route::{Match, Routes};
 
@@ -12,6 +13,7 @@ use crate::state::route::{Match, Routes};
 pub fn warnings(loaded: &Loaded) -> Vec<Problem> {
     let facts = Facts { connections: Some(possible_connections(&loaded.config)) };
     let mut all = config::warnings(loaded, &facts);
+    all.extend(control::absent(loaded));
     for (name, listener) in &loaded.config.listeners {
         let matches = listener.routes.iter().map(|route| compiled(&route.conditions));
         for suspicion in Routes::new(matches.collect()).suspicions(&ports(listener)) {
