@@ -315,7 +315,7 @@ fn files_and_folders_that_are_named_are_looked_at() {
         (endpoint, "1:15: admin.bind"),
     ] {
         let outcome = check(&text);
-        let warned = format!("{place}: there is no directory");
+        let warned = format!("{place}: warning: there is no directory");
         assert!(outcome.code == 0 && outcome.stderr.contains(&warned), "{outcome:?}");
     }
     for good in [admin(&token), state(&none), access(&none), access("/dev/null")] {
