@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 use super::clock::Tick;
@@ -111,6 +112,21 @@ impl PipePool {
         };
         Some(Lent { pipe: Some(pipe), pool: Rc::clone(self) })
     }
+
+    /// The kernel lets nothing pass through pipes, so none is lent for a while.
+    pub(super) fn refuse(&self, now: Tick) {
+        let spare = self.spare.take();
+        self.open.set(self.open.get().saturating_sub(spare.len()));
+        self.refused_until.set(now + REFUSAL);
+    }
+}
+
+/// Whether the kernel, or a filter of system calls, does not splice at all: nothing about the socket.
+pub(super) fn is_denied(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::PERM | Errno::NOSYS | Errno::INVAL | Errno::NOMEM)
+    )
 }
 
 impl Lent {

@@ -303,18 +303,6 @@ impl Stream {
         }
     }
 
-    /// Bounds how fast the kernel sends what is written, in bytes a second.
-    ///
-    /// Exact to a few percent in the long run. The first ten segments go at once: 15 KiB on an
-    /// Ethernet, more than 300 KiB over loopback. Nothing on a unix socket.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel says.
-    pub fn set_max_pacing_rate(&self, bytes_per_second: u64) -> io::Result<()> {
-        if self.is_tcp { sys::set_max_pacing_rate(self.fd()?, bytes_per_second) } else { Ok(()) }
-    }
-
     fn is_registered(&self, waits: Waits) -> bool {
         match &self.socket {
             Socket::Here(here) => here.waits == waits || waits == Waits::ToRead,

@@ -123,16 +123,6 @@ pub(super) fn set_transparent(socket: impl AsFd) -> io::Result<()> {
     set_int(socket, libc::SOL_IP, libc::IP_TRANSPARENT, 1)
 }
 
-/// Bounds how fast TCP sends, in bytes a second (`SO_MAX_PACING_RATE`, socket(7)). The kernel's own
-/// pacing does it where the interface has no fq queue; the first ten segments go unpaced.
-///
-/// # Errors
-///
-/// What the kernel says.
-pub(super) fn set_max_pacing_rate(socket: impl AsFd, bytes_per_second: u64) -> io::Result<()> {
-    set_option(socket, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, bytes_per_second)
-}
-
 /// Makes all descriptors from this number on close when a program is started (`close_range(2)` with
 /// `CLOSE_RANGE_CLOEXEC`).
 ///
@@ -203,26 +193,6 @@ mod tests {
             written += n;
         }
         assert!(written > 0 && unsent(&near).unwrap() > 0);
-    }
-
-    #[test]
-    fn the_pacing_rate_is_as_set() {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
-        let socket = socket.unwrap();
-        set_max_pacing_rate(&socket, 10 << 30).unwrap();
-        let mut rate = 0_u64;
-        let mut length: libc::socklen_t = 8;
-        // SAFETY: eight bytes are writable at the address given, and `length` says so.
-        let done = unsafe {
-            libc::getsockopt(
-                socket.as_fd().as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_MAX_PACING_RATE,
-                (&raw mut rate).cast(),
-                &raw mut length,
-            )
-        };
-        assert_eq!((done, rate), (0, 10 << 30));
     }
 
     #[test]

@@ -220,7 +220,7 @@ impl<'a> Race<'a> {
             return Ok(self.start_with_bytes(attempt));
         }
         let mut first_bytes = None;
-        self.worker.engine.with_scratch(|scratch| {
+        let read = self.worker.engine.with_scratch(|scratch| {
             let room = self.read_ahead(scratch.len());
             let bytes = match client.try_read(&mut scratch[..room]) {
                 Ok(0) => return Ok(()),
@@ -235,7 +235,11 @@ impl<'a> Race<'a> {
             self.unread = scratch[taken..bytes].to_vec();
             first_bytes = Some(written);
             Ok(())
-        })?;
+        });
+        if let Err(ending) = read {
+            attempt.dial.abandon();
+            return Err(ending);
+        }
         match first_bytes {
             Some(Ok(Some(_))) => return Ok(Some(self.finish(attempt))),
             Some(Err(error)) => self.note_failure(&attempt.lease, error, attempt.started),

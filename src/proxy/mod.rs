@@ -6,7 +6,7 @@
 //! ```
 //!
 //! `connection.rs` holds the line itself. Each thread is a worker (`worker.rs`) with its own
-//! runtime; a connection lives and dies on one of them.
+//! reactor; a connection lives and dies on one of them.
 
 mod accept;
 mod connect;

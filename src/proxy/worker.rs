@@ -1,4 +1,4 @@
-//! One thread of the data path: its runtime, its random source, its buffers, its connections.
+//! One thread of the data path: its reactor, its random source, its buffers, its connections.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -399,7 +399,7 @@ pub struct Inbox {
 ///
 /// # Errors
 ///
-/// When the thread or its runtime cannot be made: out of memory or descriptors.
+/// When the thread or its reactor cannot be made: out of memory or descriptors.
 pub fn start(
     index: usize,
     shared: Arc<Shared>,

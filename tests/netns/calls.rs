@@ -117,6 +117,23 @@ fn bulk_data_is_copied_where_no_pipe_can_be_had() {
     backend.expect_finished();
 }
 
+/// As a container's seccomp profile or an old kernel does it.
+#[test]
+fn bulk_data_is_copied_where_splicing_is_denied() {
+    if !has("strace", "-V") {
+        return;
+    }
+    for error in ["EPERM", "ENOSYS", "EINVAL"] {
+        let backend = Exchange::backend();
+        let proxy = Setup::to([backend.address()]).start();
+        let Some(fault) = Fault::inject(&proxy, "splice", error) else { return };
+        Exchange { seed: 1, up: 16 << 20, down: 16 << 20 }.run_as_client(&proxy.client());
+        backend.expect_finished();
+        assert!(fault.calls() > 0, "{error}: nothing was spliced");
+        assert!(fault.calls() < 200, "{error}: it was tried {} times", fault.calls());
+    }
+}
+
 #[test]
 fn a_client_for_whom_no_socket_can_be_had_is_reset_and_blames_no_backend() {
     if !has("strace", "-V") {

@@ -91,13 +91,15 @@ impl End {
         self.note_written(written)
     }
 
-    /// Moves at most `most` bytes into `pipe`, which is empty; 0 is the end of the stream or the urgent mark,
-    /// `None` nothing for now.
+    /// Moves at most `most` bytes into `pipe`, which is empty; 0 is the end of the stream or perhaps the urgent
+    /// mark, of which reading tells; `None` nothing for now.
     pub(super) fn splice_in(&mut self, pipe: &mut Pipe, most: usize) -> io::Result<Option<usize>> {
         if !self.is_readable {
             return Ok(None);
         }
         match self.stream.splice_in(pipe, most) {
+            // At the urgent mark it says so too, whatever is behind it: `tcp_splice_read` does not wait.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && self.is_urgent => Ok(Some(0)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 self.is_readable = false;
                 Ok(None)

@@ -4,7 +4,7 @@ use std::io;
 
 use super::Engine;
 use super::end::End;
-use crate::net::pipe::Lent;
+use crate::net::pipe::{Lent, is_denied};
 
 /// Reads that fill the scratch buffer in a row before a pipe is used.
 const FULL_READS: u8 = 2;
@@ -101,6 +101,11 @@ impl Flow {
                     // The end, or TCP's urgent mark, which splice(2) does not pass: reading tells.
                     Ok(Some(0)) => {
                         (self.full_reads, self.held) = (0, None);
+                        continue;
+                    }
+                    Err(error) if is_denied(&error) => {
+                        (self.full_reads, self.held) = (0, None);
+                        engine.pipes.refuse(engine.clock.now());
                         continue;
                     }
                     spliced => {
