@@ -135,6 +135,8 @@ impl Controller {
             Operation::Weight(weight) => self.weigh(index, id, weight),
             Operation::Kill { .. } => {}
         }
+        // Who is told that it is so finds it so.
+        self.pools[index].hurry();
         self.settle_all().await;
         let at = self.now();
         let pool = &self.pools[index];

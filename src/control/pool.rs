@@ -351,6 +351,11 @@ impl Controlled {
         at + (took * 3).min(MOST)
     }
 
+    /// What is dirty now may be published at once: somebody waits for it to be in force.
+    pub(super) fn hurry(&mut self) {
+        self.cost = (0, 0);
+    }
+
     /// Publishes who is in rotation now, if that is another rotation than before. `clock` gives exact
     /// ticks.
     pub(super) fn publish(&mut self, clock: impl Fn() -> Tick) {
