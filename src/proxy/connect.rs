@@ -30,6 +30,7 @@ use crate::net::clock::{Deadline, Tick};
 use crate::net::dial::{ConnectError, Dial, DialOptions};
 use crate::net::proxy_protocol::{self, Ends};
 use crate::net::stream::Stream;
+use crate::state::counters::Queued;
 use crate::state::{Ending, Lease, Place, Pool, Rotation, Wait};
 
 /// Most bytes of a client that are read before it has a backend, but for one read.
@@ -172,8 +173,8 @@ struct Race<'a> {
     reign: u64,
     failed_on: Option<u32>,
     row: u32,
-    /// Until when it waits for actions; the deadline is no matter meanwhile.
-    held_until: Option<Tick>,
+    /// Until when it waits for actions, counted among those who wait; the deadline is no matter meanwhile.
+    held: Option<(Tick, Queued)>,
     /// Its place in the queue, while it is there.
     waiting: Option<Waiting>,
     /// How much longer it may wait, once it has had a place in the queue: it has a right to it.
@@ -201,7 +202,7 @@ impl<'a> Race<'a> {
             reign: 0,
             failed_on: None,
             row: 0,
-            held_until: None,
+            held: None,
             waiting: None,
             may_wait: None,
             changed: None,
@@ -390,7 +391,7 @@ impl<'a> Race<'a> {
     /// Takes note of the rotation that is in force: after a takeover attempts count anew, after actions
     /// the deadline begins.
     fn enter(&mut self, rotation: &Rotation, now: Tick) {
-        if self.held_until.take().is_some() {
+        if self.held.take().is_some() {
             self.ends_at = now + self.pool.connect.deadline;
         }
         if self.pool.is_hot_standby && rotation.reign() != self.reign {
@@ -471,7 +472,7 @@ impl<'a> Race<'a> {
                 return Poll::Ready(Ok(link));
             }
             if now >= self.waits_until() {
-                let is_held = self.held_until.is_some() || self.waiting.is_some();
+                let is_held = self.held.is_some() || self.waiting.is_some();
                 let ending = if is_held { Ending::QueueTimeout } else { Ending::ConnectFailed };
                 return Poll::Ready(Err(ending));
             }
@@ -506,7 +507,7 @@ impl<'a> Race<'a> {
                 Next::Wait(wait) => {
                     drop(self.leave_queue(now));
                     if self.changed.is_some() {
-                        self.wait(wait, now, cx);
+                        self.wait(wait, now, cx)?;
                         return Poll::Pending;
                     }
                     // Listening first, then looking again, so that no change falls in between.
@@ -519,7 +520,8 @@ impl<'a> Race<'a> {
     /// Until when it may go on as it does.
     fn waits_until(&self) -> Tick {
         let queued = self.waiting.as_ref().map(|waiting| waiting.until);
-        queued.or(self.held_until).unwrap_or(self.ends_at)
+        let held = || self.held.as_ref().map(|(until, _)| *until);
+        queued.or_else(held).unwrap_or(self.ends_at)
     }
 
     /// Asks to be woken when the rotation changes.
@@ -534,13 +536,16 @@ impl<'a> Race<'a> {
         self.changed.take_if(|changed| changed.as_mut().poll(cx).is_ready());
     }
 
-    /// Waits for another rotation, within bounds of time.
-    fn wait(&mut self, wait: Option<Wait>, now: Tick, cx: &Context<'_>) {
-        if wait == Some(Wait::Actions) {
-            self.held_until.get_or_insert(now + self.pool.hold);
+    /// Waits for another rotation, within bounds of time and, for actions, of the queue.
+    fn wait(&mut self, wait: Option<Wait>, now: Tick, cx: &Context<'_>) -> Result<(), Ending> {
+        if wait == Some(Wait::Actions) && self.held.is_none() {
+            let max = self.pool.queue.map_or(u32::MAX, |(max, _)| max);
+            let place = self.pool.live.counters.queue_within(max).ok_or(Ending::QueueFull)?;
+            self.held = Some((now + self.pool.hold, place));
         }
         self.hedge_at = None;
         self.set_deadline(cx);
+        Ok(())
     }
 
     /// How much is read of a client at once before it has a backend: what its bandwidth lets pass in a

@@ -349,7 +349,15 @@ impl PoolCounters {
         Queued(Arc::clone(self))
     }
 
-    /// Connections that wait for a slot.
+    /// The same, unless so many wait already.
+    #[must_use]
+    pub fn queue_within(self: &Arc<Self>, max: u32) -> Option<Queued> {
+        let one_more = |waiting| (waiting < u64::from(max)).then_some(waiting + 1);
+        self.queued.0.fetch_update(Relaxed, Relaxed, one_more).ok()?;
+        Some(Queued(Arc::clone(self)))
+    }
+
+    /// Connections that wait for a slot, or for actions before traffic.
     #[must_use]
     pub fn queued(&self) -> u64 {
         self.queued.0.load(Relaxed)
@@ -501,8 +509,9 @@ mod tests {
     fn who_waits_is_counted_until_the_guard_is_dropped() {
         let counters = Arc::new(PoolCounters::default());
         let first = counters.queue();
-        let second = counters.queue();
-        assert_eq!(counters.queued(), 2);
+        let second = counters.queue_within(2);
+        assert_eq!((counters.queued(), second.is_some()), (2, true));
+        assert!(counters.queue_within(2).is_none());
         drop((first, second));
         assert_eq!(counters.queued(), 0);
     }

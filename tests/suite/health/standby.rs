@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{checking, client_of, expect_checks, expect_service_of, sequence, standby, who};
+use crate::support::admin::Admin;
 use crate::support::setup::Scratch;
 use crate::support::{
     Answers, End, Mode, Node, PATIENCE, Peer, Proxy, SLACK, Setup, at_once, eventually, ms, pause,
@@ -345,6 +346,26 @@ fn whoever_waits_longer_than_three_seconds_for_an_action_is_let_go() {
     gate.open("b", 0);
     expect_service_of(&proxy, "b");
     assert_eq!(proxy.expect_told("takeover", "b").number("lost"), 1);
+}
+
+#[test]
+fn no_more_wait_for_an_action_than_the_queue_has_places() {
+    let (nodes, gate) = (trio(), Gate::new());
+    let setup = standby(&nodes).pool(&gate.action()).head("admin: {bind: \"127.0.0.1:0\"}");
+    let proxy = setup.pool("queue: {timeout: 30s, max: 3}").start();
+    let admin = Admin::of(&proxy);
+    nodes[0].kill();
+    // The one that notices waits as well.
+    let first = proxy.client();
+    gate.expect_begun("b");
+    let more = waiting(&proxy, 4);
+    eventually(PATIENCE, "two find no place", || proxy.reasons().get("queue_full") == Some(&2));
+    assert!((admin.metric("tidegate_queued_connections", &[]) - 3.0).abs() < 0.1);
+    gate.open("b", 0);
+    first.expect("b");
+    let served = more.iter().filter(|client| client.receive_all_within(ms(300)) == b"b").count();
+    assert_eq!(served, 2);
+    assert!(admin.metric("tidegate_queued_connections", &[]) < 0.1);
 }
 
 #[test]
