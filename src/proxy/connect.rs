@@ -474,6 +474,7 @@ impl<'a> Race<'a> {
             if now >= self.waits_until() {
                 let is_held = self.held.is_some() || self.waiting.is_some();
                 let ending = if is_held { Ending::QueueTimeout } else { Ending::ConnectFailed };
+                self.keep_cut_off();
                 return Poll::Ready(Err(ending));
             }
             let is_hedge_due = self.hedge_at.is_some_and(|at| at <= now);
@@ -514,6 +515,15 @@ impl<'a> Race<'a> {
                     self.listen(cx);
                 }
             }
+        }
+    }
+
+    /// The log tells of those that the deadline cuts off, too.
+    fn keep_cut_off(&self) {
+        let Some(attempts) = &self.attempts else { return };
+        for Attempt { lease, started, .. } in attempts.list.borrow().iter() {
+            let took = started.elapsed();
+            self.connection.keep_failure(lease.backend(), ConnectError::Timeout, took);
         }
     }
 

@@ -68,7 +68,9 @@ impl Connection {
 
     /// The backend's first byte has come.
     pub(super) fn keep_first_byte(&self, now: Tick) {
-        self.keep(|kept| kept.first_byte_ms = Some(now.saturating_sub(self.start)));
+        // The coarse clock may be behind the one that says how long connecting took.
+        let ms = now.saturating_sub(self.start);
+        self.keep(|kept| kept.first_byte_ms = Some(ms.max(kept.connect_ms.unwrap_or(0))));
     }
 
     /// Hands the line over.

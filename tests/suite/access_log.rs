@@ -6,7 +6,9 @@ use serde_json::Value;
 use super::guard::routes::hello;
 use super::support::admin::Admin;
 use super::support::setup::Scratch;
-use super::support::{End, PATIENCE, Refusing, Setup, TestBackend, eventually, ms, pause};
+use super::support::{
+    BlackHole, End, PATIENCE, Refusing, Setup, TestBackend, eventually, ms, pause,
+};
 
 fn lines(path: &str) -> Vec<String> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -53,6 +55,22 @@ fn each_connection_leaves_a_line_refused_ones_too() {
     );
     assert!(line["connect_ms"].is_u64() && line["first_byte_ms"].is_u64(), "{line}");
     assert!(line["duration_ms"].as_u64() >= line["first_byte_ms"].as_u64(), "{line}");
+}
+
+#[test]
+fn an_attempt_that_the_deadline_cuts_off_is_in_the_line() {
+    let (hole, scratch) = (BlackHole::new(), Scratch::new());
+    let path = scratch.path().join("access.log").to_str().unwrap().to_owned();
+    let setup = Setup::to([hole.address()]).with_log(&format!(", access: \"{path}\""));
+    let proxy = setup.pool("connect: {timeout: 30s, deadline: 200ms}").start();
+    proxy.client().expect_end(End::Reset);
+    eventually(PATIENCE, "it has its line", || lines(&path).len() == 1);
+    let line: Value = serde_json::from_str(&lines(&path)[0]).unwrap();
+    assert_eq!(
+        (&line["end"], &line["tried"][0]["error"]),
+        (&"connect_failed".into(), &"timeout".into())
+    );
+    assert!(line["tried"][0]["ms"].as_u64().unwrap() >= 190, "{line}");
 }
 
 #[test]
