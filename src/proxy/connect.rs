@@ -9,19 +9,22 @@
 //! In a hot standby the next attempt goes to whoever is active then. A connection whose failures make
 //! the control plane decide waits for the decision, and for the next active one.
 
-use std::cell::{Cell, RefCell};
-use std::fmt;
-use std::future::{Future, poll_fn};
+mod attempts;
+mod waiting;
+
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use tokio::sync::futures::OwnedNotified;
 use tracing::debug;
 
+use self::attempts::Attempt;
+pub(super) use self::attempts::Attempts;
+use self::waiting::Waiting;
 use super::connection::Connection;
 use super::judge;
 use super::worker::{Racing, Worker};
@@ -84,48 +87,6 @@ fn preface(pool: &Pool, connection: &Connection, client: &Stream) -> Vec<u8> {
     header
 }
 
-/// One attempt under way.
-#[derive(Debug)]
-struct Attempt {
-    dial: Dial,
-    lease: Lease,
-    started: Instant,
-    expires: Tick,
-}
-
-/// The attempts of one connection that are under way, where its thread finds them when one of their
-/// backends must not be connected to any more.
-#[derive(Default)]
-pub(super) struct Attempts {
-    list: RefCell<Vec<Attempt>>,
-    /// The backend that was fenced off from it.
-    fenced: Cell<Option<u32>>,
-    waker: Cell<Option<Waker>>,
-}
-
-impl fmt::Debug for Attempts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Attempts({})", self.list.borrow().len())
-    }
-}
-
-impl Attempts {
-    /// Gives up those to `backend`; its connection goes on with the next.
-    pub(super) fn fence(&self, backend: u32) {
-        let mut list = self.list.borrow_mut();
-        let is_fenced = |attempt: &mut Attempt| attempt.lease.backend().id == backend;
-        let given_up: Vec<_> = list.extract_if(.., is_fenced).collect();
-        if given_up.is_empty() {
-            return;
-        }
-        given_up.into_iter().for_each(|attempt| attempt.dial.abandon());
-        self.fenced.set(Some(backend));
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-}
-
 /// What comes next.
 enum Next {
     /// This attempt was started.
@@ -136,15 +97,6 @@ enum Next {
     Queue,
     /// Nobody can be tried any more.
     End(Ending),
-}
-
-/// A connection's place in the queue.
-struct Waiting {
-    place: Place,
-    /// Until when it keeps it.
-    until: Tick,
-    /// What is left of its deadline, which is no matter meanwhile.
-    rest: Tick,
 }
 
 /// All attempts of one connection.
@@ -345,47 +297,10 @@ impl<'a> Race<'a> {
         }
     }
 
-    /// Whether others wait for a slot already, and some perhaps for longer.
-    fn must_queue(&self) -> bool {
-        self.pool.queue.is_some() && self.waiting.is_none() && !self.pool.live.queue.is_empty()
-    }
-
     /// The turn of this connection: one for all attempts, so that retries do not take the turns of
     /// others, and a strategy goes on from where it began.
     fn turn(&mut self) -> u64 {
         *self.turn.get_or_insert_with(|| self.pool.live.next_turn())
-    }
-
-    /// Joins the queue, or stays in it after a look that brought no slot. Who was in it before comes
-    /// back to its place, whether the queue is full or not, for as long as it has not waited yet.
-    fn queue(&mut self, now: Tick) -> Result<(), Ending> {
-        match &self.waiting {
-            Some(waiting) => waiting.place.looked_in_vain(!self.tried.is_empty()),
-            None => {
-                let Some((max, timeout)) = self.pool.queue else { return Err(Ending::QueueFull) };
-                let most = self.may_wait.map_or(usize::try_from(max).ok(), |_| None);
-                let (ticket, live) = (self.turn(), &self.pool.live);
-                let place = live.queue.join(ticket, most.unwrap_or(usize::MAX), &live.counters);
-                let rest = match self.made {
-                    0 => self.pool.connect.deadline,
-                    _ => self.ends_at.saturating_sub(now),
-                };
-                self.waiting = Some(Waiting {
-                    place: place.ok_or(Ending::QueueFull)?,
-                    until: now + self.may_wait.unwrap_or(timeout),
-                    rest,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Leaves the queue, if it is there; the deadline goes on.
-    fn leave_queue(&mut self, now: Tick) -> Option<Place> {
-        let Waiting { place, until, rest } = self.waiting.take()?;
-        self.may_wait = Some(until.saturating_sub(now));
-        self.ends_at = now + rest;
-        Some(place)
     }
 
     /// Takes note of the rotation that is in force: after a takeover attempts count anew, after actions
@@ -525,37 +440,6 @@ impl<'a> Race<'a> {
             let took = started.elapsed();
             self.connection.keep_failure(lease.backend(), ConnectError::Timeout, took);
         }
-    }
-
-    /// Until when it may go on as it does.
-    fn waits_until(&self) -> Tick {
-        let queued = self.waiting.as_ref().map(|waiting| waiting.until);
-        let held = || self.held.as_ref().map(|(until, _)| *until);
-        queued.or_else(held).unwrap_or(self.ends_at)
-    }
-
-    /// Asks to be woken when the rotation changes.
-    fn listen(&mut self, cx: &mut Context<'_>) {
-        let changed = Arc::clone(&self.pool.live.changed);
-        self.changed = Some(Box::pin(changed.notified_owned()));
-        self.hear(cx);
-    }
-
-    /// Takes note of what it was told.
-    fn hear(&mut self, cx: &mut Context<'_>) {
-        self.changed.take_if(|changed| changed.as_mut().poll(cx).is_ready());
-    }
-
-    /// Waits for another rotation, within bounds of time and, for actions, of the queue.
-    fn wait(&mut self, wait: Option<Wait>, now: Tick, cx: &Context<'_>) -> Result<(), Ending> {
-        if wait == Some(Wait::Actions) && self.held.is_none() {
-            let max = self.pool.queue.map_or(u32::MAX, |(max, _)| max);
-            let place = self.pool.live.counters.queue_within(max).ok_or(Ending::QueueFull)?;
-            self.held = Some((now + self.pool.hold, place));
-        }
-        self.hedge_at = None;
-        self.set_deadline(cx);
-        Ok(())
     }
 
     /// How much is read of a client at once before it has a backend: what its bandwidth lets pass in a
