@@ -4,6 +4,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,6 +117,16 @@ impl Attempt {
     }
 }
 
+/// The binary at the path by which this one was started: a link may lead elsewhere by now, and what runs may
+/// have been moved aside. Started by a name alone, or with nothing there any more, it is the one that runs.
+fn program() -> io::Result<String> {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    let called = called.filter(|path| path.components().count() > 1 && path.is_file());
+    let path = called.map_or_else(std::env::current_exe, Ok)?;
+    // A binary that was replaced is shown with this mark; the new one is at the same path.
+    Ok(path.to_string_lossy().trim_end_matches(" (deleted)").to_owned())
+}
+
 /// Starts the binary anew and waits until it serves. Blocks, for [`PATIENCE`] at most.
 fn start_successor(
     near: UnixStream,
@@ -123,10 +134,8 @@ fn start_successor(
     estate: &Estate,
     elders: &Elders,
 ) -> Result<Successor, UpgradeError> {
-    let program = std::env::current_exe()
+    let path = program()
         .map_err(|error| UpgradeError::Start { program: "this program".to_owned(), error })?;
-    // A binary that was replaced is shown with this mark; the new one is at the same path.
-    let path = program.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
     let child = Command::new(&path)
         .args(std::env::args_os().skip(1))
         .env(VARIABLE, std::process::id().to_string())

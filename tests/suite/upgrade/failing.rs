@@ -213,3 +213,18 @@ fn an_old_process_that_is_killed_amid_the_upgrade_takes_the_new_one_with_it() {
     eventually(PATIENCE, "no half upgraded process stays", || !procfs::runs(pid));
     proxy.allow_errors();
 }
+
+/// As it is done by hand: the old one is moved aside, and the new one put in its place.
+#[test]
+fn what_is_started_is_at_the_path_and_not_what_was_moved_aside() {
+    let backend = TestBackend::named("one");
+    let (mut proxy, _admin) = start(&backend, |setup| setup);
+    let binary = proxy.directory().join("tidegate");
+    std::fs::rename(&binary, proxy.directory().join("tidegate.old")).unwrap();
+    restore_binary(&proxy);
+    proxy.signal(Signal::USR2);
+    let successor = Successor::of(&proxy, 1);
+    let runs = std::fs::read_link(format!("/proc/{}/exe", successor.pid())).unwrap();
+    assert_eq!(runs.file_name(), binary.file_name(), "{runs:?}");
+    proxy.expect_exit(PATIENCE);
+}
