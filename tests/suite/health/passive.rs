@@ -233,7 +233,9 @@ fn a_hundred_percent_may_eject_all() {
     (0..10).for_each(|_| assert_eq!(who(&proxy), ""));
     proxy.expect_told("evicted", "a");
     proxy.expect_told("evicted", "b");
-    eventually(PATIENCE, "nobody is left", || proxy.reasons().contains_key("no_backend"));
+    eventually(PATIENCE, "nobody is left", || {
+        who(&proxy) == "" && proxy.reasons().contains_key("no_backend")
+    });
 }
 
 #[test]
