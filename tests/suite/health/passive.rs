@@ -234,7 +234,7 @@ fn a_hundred_percent_may_eject_all() {
     proxy.expect_told("evicted", "a");
     proxy.expect_told("evicted", "b");
     eventually(PATIENCE, "nobody is left", || {
-        who(&proxy) == "" && proxy.reasons().contains_key("no_backend")
+        who(&proxy).is_empty() && proxy.reasons().contains_key("no_backend")
     });
 }
 
