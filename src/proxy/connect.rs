@@ -57,7 +57,10 @@ pub(super) async fn connect(
     connection: &Connection,
     (client, bytes): (&mut Stream, Vec<u8>),
 ) -> Result<Link, Ending> {
-    let mut race = Race::new(worker, pool, connection);
+    // Not from accept: what a client's PROXY header or ClientHello took is no time of a backend.
+    let now = worker.engine.clock.now();
+    pool.live.budget.count_connection(now);
+    let mut race = Race::new(worker, pool, connection, now);
     race.preface = preface(pool, connection, client);
     race.unread = bytes;
     let connected = match race.start(client) {
@@ -136,7 +139,7 @@ struct Race<'a> {
 }
 
 impl<'a> Race<'a> {
-    fn new(worker: &'a Worker, pool: &'a Pool, connection: &'a Connection) -> Self {
+    fn new(worker: &'a Worker, pool: &'a Pool, connection: &'a Connection, now: Tick) -> Self {
         Self {
             worker,
             pool,
@@ -148,7 +151,7 @@ impl<'a> Race<'a> {
             preface: Vec::new(),
             unread: Vec::new(),
             client_has_ended: false,
-            ends_at: connection.start + pool.connect.deadline,
+            ends_at: now + pool.connect.deadline,
             hedge_at: None,
             deadline: None,
             reign: 0,
@@ -163,7 +166,6 @@ impl<'a> Race<'a> {
 
     /// The first attempt, and the client's first bytes on their way if it has connected at once.
     fn start(&mut self, client: &Stream) -> Result<Option<Link>, Ending> {
-        self.pool.live.budget.count_connection(self.connection.start);
         let attempt = match self.next_attempt() {
             Next::Attempt(attempt) => attempt,
             Next::Wait(_) | Next::Queue => return Ok(None),

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::support::admin::Admin;
 use super::support::setup::Scratch;
 use super::support::{PATIENCE, Proxy, Setup, TestBackend, eventually};
+use super::upgrade::upgrade;
 
 const ADMIN: &str = "admin: {bind: \"127.0.0.1:0\"}";
 const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
@@ -113,30 +114,6 @@ fn who(proxy: &Proxy) -> String {
 #[track_caller]
 fn expect(proxy: &Proxy, name: &str) {
     eventually(PATIENCE, name, || who(proxy) == name);
-}
-
-/// The process that has taken over; ended when dropped.
-struct Successor(Pid);
-
-impl Drop for Successor {
-    fn drop(&mut self) {
-        let _ = kill_process(self.0, Signal::KILL);
-    }
-}
-
-#[track_caller]
-fn upgrade(proxy: &mut Proxy) -> Successor {
-    proxy.signal(Signal::USR2);
-    let mut pid = None;
-    eventually(PATIENCE, "the new process serves", || {
-        let lines = proxy.log().lines();
-        let line = lines.iter().find(|line| line.text().contains("the new process serves"));
-        pid = line.and_then(|line| line.field("pid")).and_then(|pid| pid.parse().ok());
-        pid.is_some()
-    });
-    let successor = Successor(pid.and_then(Pid::from_raw).unwrap());
-    proxy.expect_exit(PATIENCE);
-    successor
 }
 
 #[track_caller]

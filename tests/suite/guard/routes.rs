@@ -243,6 +243,20 @@ fn the_deadline_is_from_accept_and_bytes_do_not_put_it_off() {
     proxy.expect_ends(&["peek_timeout"; 50]);
 }
 
+/// What the client's opening takes is no time of the backends.
+#[test]
+fn the_deadline_of_connects_begins_after_the_opening() {
+    let one = TestBackend::named("one");
+    let routes = "{match: {sni: [a.test]}, pool: one}";
+    let setup = routed(routes, &[("one", &one)]);
+    let proxy =
+        setup.head("defaults: {pool: {connect: {deadline: 300ms, timeout: 300ms}}}").start();
+    let client = proxy.client();
+    client.expect_silence(ms(600));
+    client.send(hello(Some("a.test"), None, 9000));
+    client.expect("one");
+}
+
 #[test]
 fn what_was_peeked_reaches_the_second_backend_when_the_first_refuses() {
     let (dead, up) = (crate::support::Refusing::new(), TestBackend::echo());

@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::{checking, expect_checks, expect_service_of, pool, standby, who};
 use crate::support::setup::Scratch;
 use crate::support::{Answers, Node, PATIENCE, Proxy, Setup, eventually, ms, throughout};
+use crate::upgrade::upgrade;
 
 /// A directory where actions write what they do and wait for what they are told.
 struct Stage(Scratch);
@@ -52,31 +53,6 @@ impl Stage {
 }
 
 const UNTIL_GO: &str = "until [ -e go ]; do sleep 0.02; done";
-
-/// Ends the process that has taken over.
-struct Successor(Pid);
-
-impl Drop for Successor {
-    fn drop(&mut self) {
-        let _ = kill_process(self.0, Signal::KILL);
-    }
-}
-
-/// Lets another process take over, and waits until this one has ended.
-#[track_caller]
-fn upgrade(proxy: &mut Proxy) -> Successor {
-    proxy.signal(Signal::USR2);
-    let mut pid = None;
-    eventually(PATIENCE, "the new process serves", || {
-        let lines = proxy.log().lines();
-        let line = lines.iter().find(|line| line.text().contains("the new process serves"));
-        pid = line.and_then(|line| line.field("pid")).and_then(|pid| pid.parse().ok());
-        pid.is_some()
-    });
-    let successor = Successor(pid.and_then(Pid::from_raw).unwrap());
-    proxy.expect_exit(PATIENCE);
-    successor
-}
 
 #[track_caller]
 fn stop(mut proxy: Proxy) {

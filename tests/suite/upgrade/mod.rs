@@ -52,6 +52,15 @@ impl Successor {
     }
 }
 
+/// Lets another process take over, and waits until this one has ended.
+#[track_caller]
+pub(crate) fn upgrade(proxy: &mut Proxy) -> Successor {
+    proxy.signal(Signal::USR2);
+    let successor = Successor::of(proxy, 1);
+    proxy.expect_exit(PATIENCE);
+    successor
+}
+
 fn said(line: &super::support::log::Line, words: &str) -> bool {
     line.text().contains(words)
 }
